@@ -1,0 +1,79 @@
+// One sample of the image at a real-valued position: the only interpolation of the project.
+//
+// The four corners around (y, x), in the order used everywhere:
+//
+//   corner 0 = (y0, x0)      corner 1 = (y0, x0 + 1)
+//   corner 2 = (y0 + 1, x0)  corner 3 = (y0 + 1, x0 + 1)
+//
+// A sample is inside iff -1 < y < H and -1 < x < W. The test is in the positive form, so that NaN fails it. A corner outside
+// the image has its bit in `corners` clear: it contributes nothing and must not be read. A sample that is not inside has no
+// corner at all. `fill` is the value to which the corners' contributions are added: 0, or NaN when a coordinate is NaN, so
+// that a broken offset shows in the output instead of being repaired in silence.
+#pragma once
+
+#include "shape.h"
+
+#if !defined(__CUDACC__)
+#include <cmath>
+#include <limits>
+#endif
+
+namespace dcn {
+
+template <typename Coord>
+struct Sample {
+  int32_t y0, x0;    // top-left corner; -1 is possible, where corners 0 and 1 (or 0 and 2) are outside
+  Coord ly, lx;      // fractions in [0, 1)
+  uint32_t corners;  // bit k is set when corner k lies inside the image
+  Coord fill;        // 0 or NaN
+
+  // Distance in pixels from corner 0 to corner k in a row-major image.
+  DCN_HOST_DEVICE static int32_t corner_step(int k, int32_t W) { return (k >> 1) * W + (k & 1); }
+
+  DCN_HOST_DEVICE bool has(int k) const { return (corners >> k) & 1u; }
+
+  // Interpolation weight of corner k.
+  DCN_HOST_DEVICE Coord weight(int k) const {
+    return (k & 2 ? ly : Coord(1) - ly) * (k & 1 ? lx : Coord(1) - lx);
+  }
+
+  // The value, and its derivatives by y and x, from four corner values; those of absent corners must be passed as 0.
+  // The same formulas turn the four dot products <gradient, corner> into the gradients of mask, y and x.
+  DCN_HOST_DEVICE Coord interpolate(Coord v0, Coord v1, Coord v2, Coord v3) const {
+    return fill + (weight(0) * v0 + weight(1) * v1) + (weight(2) * v2 + weight(3) * v3);
+  }
+  DCN_HOST_DEVICE Coord d_dy(Coord v0, Coord v1, Coord v2, Coord v3) const {
+    return fill + (Coord(1) - lx) * (v2 - v0) + lx * (v3 - v1);
+  }
+  DCN_HOST_DEVICE Coord d_dx(Coord v0, Coord v1, Coord v2, Coord v3) const {
+    return fill + (Coord(1) - ly) * (v1 - v0) + ly * (v3 - v2);
+  }
+};
+
+template <typename Coord>
+DCN_HOST_DEVICE Sample<Coord> make_sample(Coord y, Coord x, int32_t H, int32_t W) {
+  Sample<Coord> sample{0, 0, Coord(0), Coord(0), 0u, Coord(0)};
+  const bool inside = y > Coord(-1) && y < Coord(H) && x > Coord(-1) && x < Coord(W);
+  if (!inside) {
+    // y != y is the one test for NaN that needs no header on the device.
+    if (y != y) sample.fill = y;
+    if (x != x) sample.fill = x;
+    return sample;
+  }
+#if defined(__CUDA_ARCH__)
+  const Coord top = ::floor(y), left = ::floor(x);
+#else
+  const Coord top = std::floor(y), left = std::floor(x);
+#endif
+  sample.y0 = static_cast<int32_t>(top);
+  sample.x0 = static_cast<int32_t>(left);
+  sample.ly = y - top;
+  sample.lx = x - left;
+  const bool has_top = sample.y0 >= 0, has_bottom = sample.y0 < H - 1;
+  const bool has_left = sample.x0 >= 0, has_right = sample.x0 < W - 1;
+  sample.corners = (has_top && has_left ? 1u : 0u) | (has_top && has_right ? 2u : 0u) |
+                   (has_bottom && has_left ? 4u : 0u) | (has_bottom && has_right ? 8u : 0u);
+  return sample;
+}
+
+}  // namespace dcn
