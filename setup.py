@@ -1,0 +1,51 @@
+"""Builds libdcn and _C with CMake, against the torch that is installed in the building environment."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+VERSION = (ROOT / "dcn" / "version.txt").read_text().strip()
+TORCH_VERSION = torch.__version__.split("+")[0]
+TORCH_SERIES = ".".join(TORCH_VERSION.split(".")[:2])
+
+
+class CMakeBuild(build_ext):
+    """Runs CMake and installs its two libraries beside the Python files."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        package = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = ROOT / "build"
+        options = {
+            "CMAKE_INSTALL_PREFIX": package,
+            "CMAKE_BUILD_TYPE": "Release",
+            "DCN_PYTHON": "ON",
+            "DCN_TORCH_DIR": Path(torch.__file__).parent,
+            "DCN_TORCH_VERSION": TORCH_VERSION,
+            "Python_EXECUTABLE": sys.executable,
+            "pybind11_DIR": pybind11.get_cmake_dir(),
+        }
+        for name in ("DCN_CUDA", "DCN_CUDA_ARCHS", "DCN_TESTS"):
+            if name in os.environ:
+                options[name] = os.environ[name]
+        # --fresh: an isolated build runs in a new temporary environment each time, so cached paths to the last one are stale.
+        configure = ["cmake", "--fresh", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
+        subprocess.check_call(configure + [f"-D{key}={value}" for key, value in options.items()])
+        subprocess.check_call(["cmake", "--build", str(build)])
+        subprocess.check_call(["cmake", "--install", str(build)])
+
+
+setup(
+    version=VERSION,
+    ext_modules=[Extension("dcn._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+    # A compiled extension serves the torch series it was built against, and no other.
+    install_requires=[f"torch=={TORCH_SERIES}.*"],
+)
