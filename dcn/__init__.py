@@ -1,0 +1,24 @@
+"""Deformable convolution (v1, and v2 with a mask) for PyTorch, on CPU and CUDA."""
+
+from . import reference
+from ._build import version as __version__
+from .autograd import DeformConv2dFunction
+from .convert import convert_backbone
+from .functional import deform_conv2d
+from .modules import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack
+from .planning import force_algorithm, last_plan, plan, why_not
+
+__all__ = [
+    "DeformConv2d",
+    "DeformConv2dFunction",
+    "DeformConv2dPack",
+    "ModulatedDeformConv2dPack",
+    "__version__",
+    "convert_backbone",
+    "deform_conv2d",
+    "force_algorithm",
+    "last_plan",
+    "plan",
+    "reference",
+    "why_not",
+]
