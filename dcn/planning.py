@@ -1,0 +1,104 @@
+"""The plan of a call: which algorithm runs it and how its work is cut, and how to force one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from . import _C
+
+_DTYPES = {
+    torch.float64: "f64",
+    torch.float32: "f32",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+}
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return first, second
+
+
+def _request(
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    offset_groups: int = 1,
+    pass_: str = "forward",
+    dtype: torch.dtype | str = torch.float32,
+    device: str = "h200",
+    tf32: bool = True,
+    deterministic: bool = False,
+    channels_last: bool = True,
+    output_mask: Sequence[bool] = (True, True, True, True, True),
+    im2col_step: int = 0,
+) -> _C.PlanRequest:
+    shape = _C.ConvShape()
+    shape.N, shape.C, shape.H, shape.W = input_shape
+    shape.K, channels_per_group, shape.R, shape.S = weight_shape
+    shape.G, shape.D = shape.C // channels_per_group, offset_groups
+    shape.stride_h, shape.stride_w = _pair(stride)
+    shape.pad_h, shape.pad_w = _pair(padding)
+    shape.dil_h, shape.dil_w = _pair(dilation)
+    shape.P = _C.output_size(shape.H, shape.R, shape.stride_h, shape.pad_h, shape.dil_h)
+    shape.Q = _C.output_size(shape.W, shape.S, shape.stride_w, shape.pad_w, shape.dil_w)
+    name = _DTYPES[dtype] if isinstance(dtype, torch.dtype) else dtype
+    request = _C.PlanRequest(shape, pass_, name, device)
+    request.tf32, request.deterministic = tf32, deterministic
+    request.channels_last, request.output_mask = channels_last, list(output_mask)
+    request.im2col_step = im2col_step
+    return request
+
+
+def plan(input_shape: Sequence[int], weight_shape: Sequence[int], **options) -> _C.Plan:
+    """The plan for a call, on a device that need not be there.
+
+    Args:
+        input_shape: ``[N, C, H, W]``.
+        weight_shape: ``[K, C/G, R, S]``.
+        options: ``stride``, ``padding``, ``dilation`` (int or pair), ``offset_groups``,
+            ``pass_`` (``"forward"`` or ``"backward"``), ``dtype`` (torch's, or ``"bf16"``, ...),
+            ``device`` (a preset: ``"cpu"``, ``"h200"``, ``"a100"``, ``"l20"``, ``"rtx4090"``),
+            ``tf32``, ``deterministic``, ``channels_last``, ``output_mask`` (which of the gradients of
+            input, weight, offset, mask, bias) and ``im2col_step`` (images a chunk; 0: the plan decides).
+
+    Returns:
+        A value with ``algorithm``, ``chunk_pixels``, ``chunks``, ``lanes``, ``columns_bytes``,
+        ``workspace_bytes``, ``accumulator_bytes`` and ``deterministic``.
+    """
+    return _C.make_plan(_request(input_shape, weight_shape, **options))
+
+
+def why_not(algorithm: str, input_shape: Sequence[int], weight_shape: Sequence[int], **options) -> str:
+    """Why `algorithm` cannot serve a call, as a sentence; empty when it can. Options as in `plan`."""
+    return _C.why_not(algorithm, _request(input_shape, weight_shape, **options))
+
+
+@contextmanager
+def force_algorithm(algorithm: str, lanes: int = 0, chunk_pixels: int = 0) -> Iterator[None]:
+    """Runs every call of this thread in the scope with `algorithm`, and their backward passes too.
+
+    Args:
+        algorithm: ``"im2col_gemm"`` on CUDA, ``"cpu"`` on the CPU.
+        lanes: chunks in flight, each on a stream of its own; 0: the plan decides.
+        chunk_pixels: output pixels a chunk; 0: the plan decides.
+
+    Raises:
+        RuntimeError: from a call that the algorithm cannot serve, with the reason.
+    """
+    previous = _C.exchange_forced_plan(_C.ForcedPlan(algorithm, lanes, chunk_pixels))
+    try:
+        yield
+    finally:
+        _C.exchange_forced_plan(previous)
+
+
+def last_plan() -> _C.Plan | None:
+    """The plan of the latest call in this process, forward or backward, on any thread."""
+    return _C.last_plan()
