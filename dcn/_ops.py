@@ -94,11 +94,11 @@ def _check_dtype(name: str, tensor: Tensor, input: Tensor, or_f32: bool = False)
 
 def _check_shape(name: str, layout: str, tensor: Tensor, expected: Sequence[int]) -> None:
     def message(axis: int) -> str:
-        got, want = tensor.shape, tuple(expected)
+        got, want = tuple(tensor.shape), tuple(expected)
         phrases = (
             f"invalid batch size of {name}",
-            f"{name}.shape[1] is not valid: got: {got[1:2]} expected: {want[1:2]}",
-            f"{name} output dims: {tuple(got[2:])} - computed output dims: {want[2:]}",
+            f"{name}.shape[1] is not valid: got: {got[axis]} expected: {want[axis]}",
+            f"{name} output dims: {got[2:]} - computed output dims: {want[2:]}",
         )
         return (
             f"deform_conv2d: expected {name} of shape {layout} = {list(want)}, but got "

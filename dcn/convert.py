@@ -21,8 +21,8 @@ def convert_backbone(
 
     Args:
         model: a torchvision ResNet, or a model that holds one (`maskrcnn_resnet50_fpn`).
-        stages: names of the submodules to convert, alone (`"layer3"`) or with the path before
-            them (`"backbone.body.layer3"`) where a model has several of that name.
+        stages: names of the submodules to convert, alone (`"layer3"`) or, where several have that
+            name, with the path before it (`"backbone.body.layer3"`).
         offset_groups: the number of offset groups D of each pack.
 
     Returns:
@@ -45,7 +45,9 @@ def convert_backbone(
 
 def _convolutions(model: nn.Module, stage: str) -> list[tuple[nn.Module, str, nn.Conv2d]]:
     modules = dict(model.named_modules())
-    paths = [path for path in modules if path == stage or path.endswith(f".{stage}")]
+    paths = [path for path in modules if path.endswith(f".{stage}")]
+    if stage in modules:
+        paths = [stage]
     if len(paths) != 1:
         found = f"{len(paths)} of them ({', '.join(paths)}): give a path" if paths else "none"
         raise ValueError(
