@@ -1,0 +1,187 @@
+#include "plan.h"
+
+#include <gtest/gtest.h>
+
+#include <stdexcept>
+
+namespace dcn {
+namespace {
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+constexpr Algorithm kAlgorithms[] = {Algorithm::kCpu, Algorithm::kIm2colGemm};
+constexpr Dtype kDtypes[] = {Dtype::kF64, Dtype::kF32, Dtype::kF16, Dtype::kBF16};
+
+// A 3x3 layer with padding 1: the output is as large as the input.
+ConvShape layer(int32_t N, int32_t C, int32_t H, int32_t W, int32_t K) {
+  ConvShape shape;
+  shape.N = N, shape.C = C, shape.H = H, shape.W = W, shape.K = K;
+  shape.R = shape.S = 3;
+  shape.pad_h = shape.pad_w = 1;
+  shape.P = H, shape.Q = W;
+  return shape;
+}
+
+PlanRequest request(const ConvShape& shape, const char* device = "h200") {
+  PlanRequest request;
+  request.shape = shape;
+  request.dtype = Dtype::kF16;
+  request.device = device_preset(device).value();
+  return request;
+}
+
+TEST(Names, RoundTrip) {
+  for (const Algorithm algorithm : kAlgorithms) {
+    EXPECT_EQ(algorithm_named(name_of(algorithm)), algorithm);
+  }
+  EXPECT_FALSE(algorithm_named("winograd").has_value());
+  EXPECT_FALSE(device_preset("abacus").has_value());
+  for (const DeviceInfo& preset : device_presets()) {
+    EXPECT_EQ(device_preset(preset.name)->multiprocessors, preset.multiprocessors);
+  }
+}
+
+TEST(Names, SwitchesThrowOnUnknownValues) {
+  EXPECT_THROW(name_of(static_cast<Algorithm>(99)), std::logic_error);
+  EXPECT_THROW(name_of(static_cast<Dtype>(99)), std::logic_error);
+  EXPECT_THROW(size_of(static_cast<Dtype>(99)), std::logic_error);
+  EXPECT_THROW(why_not(static_cast<Algorithm>(99), PlanRequest{}), std::logic_error);
+}
+
+TEST(WhyNot, IsASentenceOrEmpty) {
+  const ConvShape shape = layer(2, 64, 32, 32, 64);
+  EXPECT_EQ(why_not(Algorithm::kIm2colGemm, request(shape)), "");
+  EXPECT_EQ(why_not(Algorithm::kCpu, request(shape, "cpu")), "");
+  EXPECT_NE(why_not(Algorithm::kCpu, request(shape)).find("the device is a GPU"),
+            std::string::npos);
+  EXPECT_NE(why_not(Algorithm::kIm2colGemm, request(shape, "cpu")).find("the device is the CPU"),
+            std::string::npos);
+}
+
+TEST(WhyNot, AtomicsAreNotDeterministic) {
+  PlanRequest backward = request(layer(2, 64, 32, 32, 64));
+  backward.pass = Pass::kBackward;
+  EXPECT_EQ(why_not(Algorithm::kIm2colGemm, backward), "");
+  backward.deterministic = true;
+  EXPECT_NE(why_not(Algorithm::kIm2colGemm, backward).find("atomics"), std::string::npos);
+  backward.output_mask[0] = false;
+  EXPECT_EQ(why_not(Algorithm::kIm2colGemm, backward), "");
+}
+
+TEST(MakePlan, FollowsTheDevice) {
+  const ConvShape shape = layer(2, 64, 32, 32, 64);
+  EXPECT_EQ(make_plan(request(shape, "cpu")).algorithm, Algorithm::kCpu);
+  for (const char* gpu : {"h200", "a100", "l20", "rtx4090"}) {
+    EXPECT_NE(make_plan(request(shape, gpu)).algorithm, Algorithm::kCpu) << gpu;
+  }
+}
+
+TEST(MakePlan, RefusesWhatIsForcedAndCannotServe) {
+  PlanRequest wrong = request(layer(2, 64, 32, 32, 64));
+  wrong.forced = ForcedPlan{Algorithm::kCpu};
+  EXPECT_THROW(make_plan(wrong), std::invalid_argument);
+  wrong = request(layer(2, 64, 32, 32, 64), "cpu");
+  wrong.forced = ForcedPlan{Algorithm::kIm2colGemm};
+  EXPECT_THROW(make_plan(wrong), std::invalid_argument);
+}
+
+// What any plan of im2col_gemm promises, over shapes, dtypes, devices and demands.
+void expect_sound(const PlanRequest& asked) {
+  const Plan plan = make_plan(asked);
+  const int64_t total = std::max<int64_t>(asked.shape.output_pixels(), 1);
+  ASSERT_EQ(plan.algorithm, Algorithm::kIm2colGemm);
+  EXPECT_GE(plan.chunk_pixels, 1);
+  EXPECT_GE(plan.chunks * plan.chunk_pixels, total);
+  EXPECT_LT((plan.chunks - 1) * plan.chunk_pixels, total);
+  EXPECT_GE(plan.lanes, 1);
+  EXPECT_LE(plan.lanes, plan.chunks);
+  EXPECT_EQ(plan.columns_bytes,
+            plan.lanes * plan.chunk_pixels * asked.shape.column_length() * size_of(asked.dtype));
+  EXPECT_GE(plan.workspace_bytes, plan.columns_bytes);
+}
+
+TEST(Im2colGemm, ChunksCoverTheOutputOnce) {
+  const ConvShape shapes[] = {layer(2, 64, 32, 32, 64),      layer(1, 1, 1, 1, 1),
+                              layer(0, 64, 32, 32, 64),      layer(1, 4096, 7, 7, 64),
+                              layer(7, 10, 131, 17, 3),      layer(16, 64, 128, 128, 64),
+                              layer(70000, 64, 128, 128, 64)};
+  for (const ConvShape& shape : shapes) {
+    for (const char* device : {"h200", "a100", "l20", "rtx4090"}) {
+      for (const Dtype dtype : kDtypes) {
+        for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
+          for (const int64_t step : {0, 1, 3, 1000}) {
+            SCOPED_TRACE(::testing::Message()
+                         << "N " << shape.N << " C " << shape.C << " H " << shape.H << ' ' << device
+                         << ' ' << name_of(dtype) << ' ' << name_of(pass) << " step " << step);
+            PlanRequest asked = request(shape, device);
+            asked.dtype = dtype;
+            asked.pass = pass;
+            asked.im2col_step = step;
+            expect_sound(asked);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Im2colGemm, ColumnsStayInTheL2) {
+  for (const char* device : {"h200", "a100", "l20", "rtx4090"}) {
+    for (const Dtype dtype : {Dtype::kF32, Dtype::kF16}) {
+      PlanRequest asked = request(layer(16, 64, 128, 128, 64), device);
+      asked.dtype = dtype;
+      EXPECT_LE(make_plan(asked).columns_bytes, asked.device.l2_bytes / 2) << device;
+    }
+  }
+}
+
+TEST(Im2colGemm, StepsAreImages) {
+  PlanRequest asked = request(layer(7, 64, 32, 40, 64));
+  for (const int step : {1, 2, 3, 7}) {
+    asked.im2col_step = step;
+    const Plan plan = make_plan(asked);
+    EXPECT_EQ(plan.chunk_pixels, int64_t{step} * 32 * 40);
+    EXPECT_EQ(plan.chunks, (7 + step - 1) / step);
+  }
+  asked.im2col_step = 100;  // more than there are
+  EXPECT_EQ(make_plan(asked).chunks, 1);
+  EXPECT_EQ(make_plan(asked).lanes, 1);
+}
+
+TEST(Im2colGemm, ForcedNumbersAreTaken) {
+  PlanRequest asked = request(layer(7, 64, 32, 40, 64));
+  asked.forced = ForcedPlan{Algorithm::kIm2colGemm, /*lanes=*/3, /*chunk_pixels=*/100};
+  const Plan plan = make_plan(asked);
+  EXPECT_EQ(plan.lanes, 3);
+  EXPECT_EQ(plan.chunk_pixels, 100);
+  EXPECT_EQ(plan.chunks, (7 * 32 * 40 + 99) / 100);
+  asked.forced->chunk_pixels = int64_t{1} << 40;
+  EXPECT_EQ(make_plan(asked).chunks, 1);
+  EXPECT_EQ(make_plan(asked).lanes, 1);
+}
+
+TEST(Im2colGemm, BackwardPaysForWhatIsAsked) {
+  PlanRequest asked = request(layer(2, 64, 32, 32, 64));
+  asked.pass = Pass::kBackward;
+  asked.output_mask = {false, false, true, true, true};
+  const Plan sampling = make_plan(asked);
+  EXPECT_EQ(sampling.accumulator_bytes, 0);
+  EXPECT_TRUE(sampling.deterministic);
+  asked.output_mask[1] = true;
+  EXPECT_GT(make_plan(asked).workspace_bytes, sampling.workspace_bytes);
+  asked.output_mask[0] = true;
+  EXPECT_EQ(make_plan(asked).accumulator_bytes, int64_t{2} * 64 * 32 * 32 * 4);
+  EXPECT_FALSE(make_plan(asked).deterministic);
+}
+
+TEST(Plan, PrintsItself) {
+  PlanRequest asked = request(layer(7, 64, 32, 40, 64));
+  asked.forced = ForcedPlan{Algorithm::kIm2colGemm, 2, 1000};
+  EXPECT_EQ(make_plan(asked).to_string(),
+            "im2col_gemm: 9 chunks of 1000 pixels on 2 lanes, workspace 10 MiB");
+  EXPECT_EQ(make_plan(request(layer(1, 1, 1, 1, 1), "cpu")).to_string(), "cpu");
+  EXPECT_EQ(2 * 1000 * 9 * 64 * 2 + 2 * kGemmWorkspaceBytes, make_plan(asked).workspace_bytes);
+  EXPECT_EQ((make_plan(asked).workspace_bytes + kMiB / 2) / kMiB, 10);
+}
+
+}  // namespace
+}  // namespace dcn
