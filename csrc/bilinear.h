@@ -37,6 +37,9 @@ struct Sample {
     return (k & 2 ? ly : Coord(1) - ly) * (k & 1 ? lx : Coord(1) - lx);
   }
 
+  // What a modulated sample is worth before its corners are added: nothing, unless it has none. Then mask * 0 or mask * NaN.
+  DCN_HOST_DEVICE Coord modulated_fill(Coord mask) const { return corners ? Coord(0) : fill * mask; }
+
   // The value, and its derivatives by y and x, from four corner values; those of absent corners must be passed as 0.
   // The same formulas turn the four dot products <gradient, corner> into the gradients of mask, y and x.
   DCN_HOST_DEVICE Coord interpolate(Coord v0, Coord v1, Coord v2, Coord v3) const {

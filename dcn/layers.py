@@ -43,6 +43,6 @@ LAYERS = [
         W=320,
         K=64,
         offset_groups=16,
-    ),  # fmt: skip
+    ),
     Layer("centernet", "CenterNet DLA-34, batch 16", N=16, C=64, H=128, W=128, K=64),
 ]

@@ -1,0 +1,147 @@
+"""Times dcn, torchvision and the plain convolution of the same shape, in one run, on the ten layers.
+
+    python bench/compare.py                                  # the GPU, or the CPU with two threads
+    python bench/compare.py --dtypes bf16 --layers seed-large --out rows.json
+
+Writes one row a layer, dtype, pass and layout. `conv_ms` is the better of the two memory formats. A ratio within a row is the
+figure; milliseconds are its context.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+import dcn
+from dcn import bench
+from dcn.layers import LAYERS
+
+
+def commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.stdout.strip() or "unknown"
+
+
+def competitors(inputs: dict[str, bench.Inputs], torchvision: bool, backward: bool):
+    """The callables of one layer and pass, by name; `inputs` by layout."""
+    runs = {}
+    for layout, data in inputs.items():
+        ours, plain = data.leaves(deformable=True), data.leaves(deformable=False)
+        if backward:
+            runs[f"dcn {layout}"] = bench.backward_of(data.forward, ours, data.grad)
+            runs[f"conv {layout}"] = bench.backward_of(data.convolution, plain, data.grad)
+        else:
+            runs[f"dcn {layout}"] = torch.no_grad()(data.forward)
+            runs[f"conv {layout}"] = torch.no_grad()(data.convolution)
+    if torchvision:
+        data = inputs["nchw"]
+        theirs = bench.backward_of(data.torchvision, data.leaves(True), data.grad)
+        runs["torchvision"] = theirs if backward else torch.no_grad()(data.torchvision)
+    return runs
+
+
+def result_mib(data: bench.Inputs, backward: bool) -> float:
+    tensors = data.leaves(True) if backward else [data.grad]
+    return sum(t.numel() * t.element_size() for t in tensors) / 2**20
+
+
+def measure(layer, dtype: str, device: str, sigma: float, with_torchvision: bool) -> list[dict]:
+    bench.set_precision(dtype)
+    inputs = {
+        name: bench.make_inputs(layer, bench.DTYPES[dtype], device, layout, sigma)
+        for name, layout in bench.LAYOUTS.items()
+    }
+    rows = []
+    for backward in (False, True):
+        torchvision = with_torchvision and dtype != "bf16"
+        runs = competitors(inputs, torchvision, backward)
+        budget = 30.0 if device == "cuda" else 200.0
+        times = bench.best_of_interleaved(runs, device, budget_ms=budget)
+        for layout, data in inputs.items():
+            row = {
+                "layer": layer.name,
+                "dtype": dtype,
+                "pass": "backward" if backward else "forward",
+                "layout": layout,
+                "sigma": sigma,
+                "dcn_ms": times[f"dcn {layout}"],
+                "conv_ms": min(times["conv channels_last"], times["conv nchw"]),
+                "torchvision_ms": times.get("torchvision"),
+                "workspace_mib": None,
+            }
+            run = runs[f"dcn {layout}"]
+            run()
+            row["plan"] = str(dcn.last_plan())
+            if device == "cuda":
+                extra = bench.extra_memory_mib(run, device) - result_mib(data, backward)
+                row["workspace_mib"] = round(extra, 2)
+            rows.append(row)
+    return rows
+
+
+def geomean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else float("nan")
+
+
+def summarise(rows: list[dict]) -> None:
+    """Geomeans over the layers, and the worst layer, of each dtype, pass and layout."""
+    cells = defaultdict(list)
+    for row in rows:
+        cells[row["dtype"], row["pass"], row["layout"]].append(row)
+    print(f"{'dtype':5} {'pass':9} {'layout':14} {'/ conv':>7} {'worst':>7}  x torchvision  least")
+    for (dtype, pass_, layout), cell in cells.items():
+        ratios = [row["dcn_ms"] / row["conv_ms"] for row in cell]
+        gains = [row["torchvision_ms"] / row["dcn_ms"] for row in cell if row["torchvision_ms"]]
+        text = f"{dtype:5} {pass_:9} {layout:14} {geomean(ratios):7.2f} {max(ratios):7.2f}"
+        if gains:
+            text += f"  {geomean(gains):13.2f}  {min(gains):5.2f}"
+        print(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device)
+    parser.add_argument("--dtypes", nargs="+", choices=bench.DTYPES)
+    parser.add_argument("--layers", nargs="+", choices=[layer.name for layer in LAYERS])
+    parser.add_argument("--sigma", type=float, default=1.0, help="offset scale in pixels")
+    parser.add_argument("--no-torchvision", action="store_true")
+    parser.add_argument("--out", type=Path, help="where to write the rows, as JSON")
+    args = parser.parse_args()
+    dtypes = args.dtypes or (list(bench.DTYPES) if args.device == "cuda" else ["f32"])
+    if args.device == "cpu":
+        torch.set_num_threads(2)
+    torch.backends.cudnn.benchmark = True
+    name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU, 2 threads"
+    stamp = {"device": name, "commit": commit(), "torch": torch.__version__}
+    rows = []
+    for layer in LAYERS:
+        if args.layers and layer.name not in args.layers:
+            continue
+        for dtype in dtypes:
+            new = measure(layer, dtype, args.device, args.sigma, not args.no_torchvision)
+            rows += [row | stamp for row in new]
+            for row in new:
+                theirs = row["torchvision_ms"]
+                print(
+                    f"{layer.name:12} {dtype:5} {row['pass']:8} {row['layout']:13} "
+                    f"dcn {row['dcn_ms']:8.3f} conv {row['conv_ms']:8.3f} "
+                    f"torchvision {theirs or float('nan'):8.3f} ms  "
+                    f"ratio {row['dcn_ms'] / row['conv_ms']:5.2f}  {row['workspace_mib']} MiB  "
+                    f"{row['plan']}",
+                    flush=True,
+                )
+        if args.out:
+            args.out.write_text(json.dumps(rows, indent=1) + "\n")
+    summarise(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+// The two operators on CUDA: guard, check, plan, convert to NHWC where needed, run the planned algorithm.
+#include <ATen/Context.h>
+#include <ATen/TensorUtils.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <torch/library.h>
+
+#include "../check.h"
+#include "../ops.h"
+#include "../plan_scope.h"
+#include "device_info.h"
+#include "im2col_gemm.h"
+
+namespace dcn {
+namespace {
+
+constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+
+Dtype dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kDouble: return Dtype::kF64;
+    case at::kFloat: return Dtype::kF32;
+    case at::kHalf: return Dtype::kF16;
+    case at::kBFloat16: return Dtype::kBF16;
+    default: TORCH_INTERNAL_ASSERT(false, "unchecked dtype ", tensor.scalar_type());
+  }
+}
+
+// This is a convolution, so f32 follows the convolution's TF32 switch, whichever of its two spellings set it.
+bool tf32_allowed() {
+  return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::CONV) ==
+         at::Float32Precision::TF32;
+}
+
+SamplingMap sampling_map(const OptionalTensor& tensor) {
+  if (!tensor.has_value() || !tensor->defined()) return {};
+  return {tensor->const_data_ptr(),
+          dtype_of(*tensor),
+          tensor->stride(0),
+          static_cast<int32_t>(tensor->stride(1)),
+          static_cast<int32_t>(tensor->stride(2)),
+          static_cast<int32_t>(tensor->stride(3))};
+}
+
+// Kernels read offset and mask through their strides. Only where these leave 32 bits inside an image is a copy made.
+Tensor with_short_strides(const Tensor& tensor) {
+  for (int dim = 1; dim < 4; ++dim) {
+    if (tensor.stride(dim) > std::numeric_limits<int32_t>::max()) return tensor.contiguous();
+  }
+  return tensor;
+}
+
+Plan plan_call(const DeformConvCall& call, const ConvShape& shape, Pass pass,
+               std::array<bool, 5> output_mask) {
+  PlanRequest request;
+  request.shape = shape;
+  request.pass = pass;
+  request.dtype = dtype_of(call.input);
+  request.tf32 = tf32_allowed();
+  request.deterministic = at::globalContext().deterministicAlgorithms();
+  request.channels_last = call.input.suggest_memory_format() == kChannelsLast;
+  request.output_mask = output_mask;
+  request.im2col_step = call.im2col_step;
+  request.forced = forced_plan();
+  request.device = device_info(call.input.device().index());
+  Plan plan;
+  try {
+    plan = make_plan(request);
+  } catch (const std::invalid_argument& reason) {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, "deform_conv2d: ", reason.what());
+  }
+  record_last_plan(plan);
+  return plan;
+}
+
+Im2colGemmCall nhwc_call(const DeformConvCall& call, const ConvShape& shape, const Plan& plan,
+                         const Tensor& offset, const OptionalTensor& mask) {
+  return {shape,
+          plan,
+          dtype_of(call.input),
+          tf32_allowed(),
+          call.input.contiguous(kChannelsLast),
+          call.weight.contiguous(kChannelsLast),
+          sampling_map(offset),
+          sampling_map(mask)};
+}
+
+OptionalTensor short_mask(const DeformConvCall& call) {
+  return call.has_mask() ? OptionalTensor(with_short_strides(*call.mask)) : std::nullopt;
+}
+
+Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& weight, const Tensor& offset,
+                          const OptionalTensor& mask, const OptionalTensor& bias,
+                          at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                          int64_t groups, int64_t offset_groups, int64_t im2col_step) {
+  const DeformConvCall call{input,    weight, offset,        mask,       stride, padding,
+                            dilation, groups, offset_groups, im2col_step};
+  const ConvShape shape = check_forward(call, bias);
+  const c10::cuda::CUDAGuard guard(input.device());
+  const Plan plan = plan_call(call, shape, Pass::kForward, {});
+  const auto format = input.suggest_memory_format();
+  Tensor output = at::empty({shape.N, shape.K, shape.P, shape.Q},
+                            input.options().memory_format(kChannelsLast));
+  if (output.numel() > 0) {
+    const Tensor short_offset = with_short_strides(offset);
+    const OptionalTensor mask_kept = short_mask(call);
+    const bool has_bias = bias.has_value() && bias->defined();
+    const OptionalTensor dense_bias = has_bias ? OptionalTensor(bias->contiguous()) : std::nullopt;
+    switch (plan.algorithm) {
+      case Algorithm::kIm2colGemm:
+        im2col_gemm_forward(nhwc_call(call, shape, plan, short_offset, mask_kept), dense_bias,
+                            output);
+        break;
+      default: TORCH_INTERNAL_ASSERT(false, "no CUDA forward for ", name_of(plan.algorithm));
+    }
+  }
+  return output.contiguous(format);
+}
+
+// Sums in f32 (f64 for f64) to the dtype and the memory format of the tensor whose gradient they are.
+Tensor finish(const Tensor& sums, const Tensor& like) {
+  return sums.to(like.options(), /*non_blocking=*/false, /*copy=*/false,
+                 like.suggest_memory_format());
+}
+
+Tensor empty_gradient(const Tensor& like, bool wanted) {
+  if (!wanted) return Tensor();
+  return at::empty(like.sizes(), like.options().memory_format(at::MemoryFormat::Contiguous));
+}
+
+Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, const Tensor& weight,
+                                      const Tensor& offset, const OptionalTensor& mask,
+                                      at::IntArrayRef stride, at::IntArrayRef padding,
+                                      at::IntArrayRef dilation, int64_t groups,
+                                      int64_t offset_groups, std::array<bool, 5> output_mask,
+                                      int64_t im2col_step) {
+  const DeformConvCall call{input,    weight, offset,        mask,       stride, padding,
+                            dilation, groups, offset_groups, im2col_step};
+  const ConvShape shape = check_backward(call, grad);
+  const c10::cuda::CUDAGuard guard(input.device());
+  output_mask[3] = output_mask[3] && call.has_mask();
+  const Plan plan = plan_call(call, shape, Pass::kBackward, output_mask);
+  if (!plan.deterministic) at::globalContext().alertNotDeterministic("deform_conv2d_backward_cuda");
+
+  const auto sum_type = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const auto sums = input.options().dtype(sum_type);
+  Im2colGemmGradients gradients;
+  if (output_mask[0]) {
+    // at::zeros would drop the memory format.
+    gradients.input = at::empty(input.sizes(), sums.memory_format(kChannelsLast)).zero_();
+  }
+  if (output_mask[1]) gradients.weight = at::zeros({plan.lanes, shape.K, shape.gemm_k()}, sums);
+  gradients.offset = empty_gradient(offset, output_mask[2]);
+  if (output_mask[3]) gradients.mask = empty_gradient(*mask, true);
+
+  if (grad.numel() > 0 && (output_mask[0] || output_mask[1] || output_mask[2] || output_mask[3])) {
+    const Tensor short_offset = with_short_strides(offset);
+    const OptionalTensor mask_kept = short_mask(call);
+    switch (plan.algorithm) {
+      case Algorithm::kIm2colGemm:
+        im2col_gemm_backward(nhwc_call(call, shape, plan, short_offset, mask_kept),
+                             grad.contiguous(kChannelsLast), gradients);
+        break;
+      default: TORCH_INTERNAL_ASSERT(false, "no CUDA backward for ", name_of(plan.algorithm));
+    }
+  }
+
+  const Tensor nothing = at::empty({0}, input.options().memory_format(std::nullopt));
+  const auto or_nothing = [&](const Tensor& t) { return t.defined() ? t : nothing; };
+  Tensor grad_input, grad_weight, grad_bias;
+  if (output_mask[0]) grad_input = finish(gradients.input, input);
+  if (output_mask[1]) {
+    const Tensor sum = plan.lanes == 1 ? gradients.weight.select(0, 0) : gradients.weight.sum(0);
+    const Tensor nhwc = sum.view({shape.K, shape.R, shape.S, shape.channels_per_group()});
+    grad_weight = finish(nhwc.permute({0, 3, 1, 2}), weight);
+  }
+  if (output_mask[4]) grad_bias = grad.sum({0, 2, 3});
+  return {or_nothing(grad_input), or_nothing(grad_weight), or_nothing(gradients.offset),
+          or_nothing(gradients.mask), or_nothing(grad_bias)};
+}
+
+TORCH_LIBRARY_IMPL(dcn, CUDA, m) {
+  m.impl("deform_conv2d", TORCH_FN(deform_conv2d_cuda));
+  m.impl("deform_conv2d_backward", TORCH_FN(deform_conv2d_backward_cuda));
+}
+
+}  // namespace
+}  // namespace dcn

@@ -1,0 +1,50 @@
+// What travels to the kernels, and the launchers. Raw pointers, one POD, a stream; no torch.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "../../plan.h"
+#include "../../shape.h"
+
+namespace dcn {
+
+// A map per coordinate or mask value, in any dense or strided layout: element (n, channel, p, q).
+struct SamplingMap {
+  const void* data;  // null: no mask
+  Dtype dtype;
+  int64_t stride_n;
+  int32_t stride_c, stride_h, stride_w;
+};
+
+// One chunk of output pixels: a contiguous range of the flattened (n, p, q).
+struct ColumnParams {
+  ConvShape shape;
+  Dtype dtype;
+  const void* input;  // [N, H, W, C]
+  SamplingMap offset, mask;
+  int32_t first_image;   // image of the chunk's first pixel
+  int32_t first_pixel;   // that pixel within its image
+  int32_t pixels;        // in the chunk
+  int32_t vector_bytes;  // 16, 8, 4 or 2: what alignment and channel counts allow for one access
+  void* columns;         // [pixels, G, R*S, C/G]
+};
+
+struct Im2colParams {
+  ColumnParams chunk;
+  const void* bias;  // [K], or null
+  void* output;      // [pixels, K]: set to the bias, so that the GEMM adds onto it; unused without a bias
+};
+
+// Reads the gradient of the columns, and replaces it by the columns themselves where the weight gradient needs them.
+struct Col2imParams {
+  ColumnParams chunk;
+  bool write_columns;
+  void* grad_input;   // [N, H, W, C] sums in f32 (f64 for f64), added to by atomics; or null
+  void* grad_offset;  // [N, 2*D*R*S, P, Q] in the offset's dtype, or null
+  void* grad_mask;    // [N, D*R*S, P, Q] in the mask's dtype, or null
+};
+
+void launch_im2col(const Im2colParams& params, cudaStream_t stream);
+void launch_col2im(const Col2imParams& params, cudaStream_t stream);
+
+}  // namespace dcn
