@@ -146,7 +146,7 @@ def test_the_activation_comes_last(pack):
     for activation in (F.relu, nn.ReLU()):
         module = pack(4, 6, 3, activation=activation)
         out = module(x)
-        module.activation = None
+        module.activation = nn.Identity()
         assert torch.equal(out, module(x).relu()) and not torch.equal(out, module(x))
 
 
