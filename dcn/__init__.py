@@ -1,7 +1,7 @@
 """Deformable convolution (v1, and v2 with a mask) for PyTorch, on CPU and CUDA."""
 
 from . import reference
-from ._build import version as __version__
+from ._ops import version as __version__
 from .autograd import DeformConv2dFunction
 from .convert import convert_backbone
 from .functional import deform_conv2d

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ def mismatch(built_torch: str, built_cuda: str, torch_version: str, torch_cuda: 
     return ""
 
 
-def _load() -> None:
+def _load() -> ModuleType:
+    """The stamp that the build left beside the library."""
     try:
         from . import _build
     except ImportError:
@@ -57,9 +59,22 @@ def _load() -> None:
         raise ImportError(
             f"{_LIBRARY} does not load ({error}): rebuild it in its source folder with `{_REBUILD}`"
         ) from error
+    return _build
 
 
-_load()
+def without_cuda(*args: object) -> None:
+    """Stands in for the CUDA kernels of a build that has none; the dispatcher's text is pages."""
+    raise NotImplementedError(
+        "deform_conv2d: this copy of dcn was built without CUDA kernels: with nvcc on the PATH, "
+        f"rebuild it in its source folder with `{_REBUILD}`"
+    )
+
+
+_build = _load()
+version: str = _build.version
+if not _build.cuda_version:
+    for _name in ("dcn::deform_conv2d", "dcn::deform_conv2d_backward"):
+        torch.library.impl(_name, "cuda", without_cuda)
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 

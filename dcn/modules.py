@@ -101,7 +101,7 @@ class DeformConv2dPack(DeformConv2d):
         im2col_step: images in one step of the im2col algorithm; 0: the plan decides. It does not
             change results, and any batch size is fine.
         offset_groups: D, by this package's name.
-        activation: applied to the output.
+        activation: a function or a module, applied to the output.
 
     Under autocast the offsets come in 16 bits, as any convolution's output does. Positions are
     float32 all the same: float16 rounds an offset below 8 px by at most 1/512 px and bfloat16 by
@@ -143,7 +143,8 @@ class DeformConv2dPack(DeformConv2d):
             )
         self.offset_groups = offset_groups
         self.im2col_step = im2col_step
-        self.activation = activation
+        # TorchScript can call a function that a module holds, but not compare it with None.
+        self.activation = nn.Identity() if activation is None else activation
         self.conv_offset = nn.Conv2d(
             in_channels,
             self._channels_per_tap * offset_groups * self.kernel_size[0] * self.kernel_size[1],
@@ -179,13 +180,13 @@ class DeformConv2dPack(DeformConv2d):
             self.offset_groups,
             self.im2col_step,
         )
-        if self.activation is not None:
-            out = self.activation(out)
-        return out
+        return self.activation(out)
 
     def _repr_more(self) -> list[str]:
         parts = [f"offset_groups={self.offset_groups}"] if self.offset_groups != 1 else []
-        return parts + ([f"activation={self.activation}"] if self.activation is not None else [])
+        if not isinstance(self.activation, nn.Identity):
+            parts.append(f"activation={self.activation}")
+        return parts
 
 
 class ModulatedDeformConv2dPack(DeformConv2dPack):
