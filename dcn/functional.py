@@ -22,25 +22,25 @@ def _infer_groups(input: Tensor, offset: Tensor, weight: Tensor) -> tuple[int, i
             f"[K, C/G, R, S], all of rank 4, but got ranks {input.dim()}, {offset.dim()} and "
             f"{weight.dim()}"
         )
-    channels = weight.shape[1]
-    per_group = 2 * weight.shape[2] * weight.shape[3]
-    if channels == 0 or per_group == 0:
+    _, per_group, r, s = weight.shape
+    channels, maps, maps_per_group = input.shape[1], offset.shape[1], 2 * r * s
+    if per_group == 0 or maps_per_group == 0:
         raise RuntimeError(
             f"deform_conv2d: expected a weight [K, C/G, R, S] without zero sizes, "
-            f"but got weight_c: {channels} weight_h: {weight.shape[2]} weight_w: {weight.shape[3]}"
+            f"but got weight_c: {per_group} weight_h: {r} weight_w: {s}"
         )
-    if input.shape[1] == 0 or input.shape[1] % channels != 0:
+    if channels == 0 or channels % per_group != 0:
         raise RuntimeError(
             "deform_conv2d: expected the channels of the input to be a multiple of "
-            f"weight.shape[1] = {channels}, but got {input.shape[1]}"
+            f"weight.shape[1] = {per_group}, but got {channels}"
         )
-    if offset.shape[1] == 0 or offset.shape[1] % per_group != 0:
+    if maps == 0 or maps % maps_per_group != 0:
         raise RuntimeError(
             "deform_conv2d: the shape of the offset tensor at dimension 1 is not valid. It should "
             "be a multiple of 2 * weight.size[2] * weight.size[3] "
-            f"= {per_group}, but got offset.shape[1] = {offset.shape[1]}"
+            f"= {maps_per_group}, but got offset.shape[1] = {maps}"
         )
-    return (input.shape[1] // channels, offset.shape[1] // per_group)
+    return (channels // per_group, maps // maps_per_group)
 
 
 def deform_conv2d(
