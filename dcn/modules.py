@@ -103,10 +103,10 @@ class DeformConv2dPack(DeformConv2d):
         offset_groups: D, by this package's name.
         activation: a function or a module, applied to the output.
 
-    Under autocast the offsets come in 16 bits, as any convolution's output does. Positions are
-    float32 all the same: float16 rounds an offset below 8 px by at most 1/512 px and bfloat16 by
-    1/64 px, which is no more than such an input is rounded itself. Where that matters, compute
-    float32 offsets outside autocast and pass them in.
+    Under autocast `conv_offset` runs in 16 bits like any convolution, since running it in float32
+    would convert the whole input. Only the offset is rounded, never a position: below 8 px by at
+    most 1/512 px in float16 and 1/64 px in bfloat16, in proportion less for smaller offsets. Where
+    that matters, compute offsets in float32 and pass them in.
     """
 
     _channels_per_tap = 2
