@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LEAVES = ("input", "weight", "offset", "mask", "bias")  # the order of the operators' arguments
+
 
 @dataclass(frozen=True)
 class Case:
@@ -34,6 +36,16 @@ class Case:
     @property
     def geometry(self) -> dict[str, tuple[int, int]]:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+
+    def arguments(self, tensors: dict[str, Tensor | None]) -> tuple:
+        """What `torch.ops.dcn.deform_conv2d` takes, in its order."""
+        groups = (self.groups, self.offset_groups)
+        return (*(tensors[name] for name in LEAVES), *self.geometry.values(), *groups)
+
+    def backward_arguments(self, grad: Tensor, tensors: dict[str, Tensor | None]) -> tuple:
+        """What `torch.ops.dcn.deform_conv2d_backward` takes, up to `output_mask`."""
+        arguments = self.arguments(tensors)
+        return (grad, *arguments[:4], *arguments[5:])
 
     def tensors(
         self,
@@ -118,8 +130,6 @@ DTYPES = {
     "f16 with f32 offsets": (torch.float16, torch.float32),
     "bf16 with f32 offsets": (torch.bfloat16, torch.float32),
 }
-
-LEAVES = ("input", "weight", "offset", "mask", "bias")  # the order of the operators' gradients
 
 
 def named(name: str) -> Case:

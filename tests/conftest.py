@@ -12,13 +12,9 @@ def device(request) -> str:
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def numeric_state():
+    """Every test starts from the same seed and leaves PyTorch's switches as it found them."""
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def switches():
-    """Every test leaves PyTorch's numeric switches as it found them."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     threads = torch.get_num_threads()
