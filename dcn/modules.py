@@ -160,15 +160,23 @@ class DeformConv2dPack(DeformConv2d):
         for parameter in self.conv_offset.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
-        """`x [N, C, H, W]`; without `offset [N, 2*D*R*S, P, Q]` it is predicted from `x`."""
-        if offset is None:
-            offset = self.conv_offset(x)
-        return self._convolve(x, offset, None)
+    def forward(
+        self, input: Tensor, offset: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """`input [N, C, H, W]` alone: what the pack needs beside it, it predicts from it.
 
-    def _convolve(self, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
+        Passed in, `offset [N, 2*D*R*S, P, Q]` and `mask [N, D*R*S, P, Q]` are used as they are:
+        no sigmoid, no scale; an offset without a mask means a mask of ones.
+
+        Raises:
+            ValueError: a mask without an offset.
+        """
+        if offset is None:
+            if mask is not None:
+                raise ValueError("a mask was passed without an offset")
+            offset, mask = self._predict(input)
         out = torch.ops.dcn.deform_conv2d(
-            x,
+            input,
             self.weight,
             offset,
             mask,
@@ -181,6 +189,9 @@ class DeformConv2dPack(DeformConv2d):
             self.im2col_step,
         )
         return self.activation(out)
+
+    def _predict(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.conv_offset(input), None
 
     def _repr_more(self) -> list[str]:
         parts = [f"offset_groups={self.offset_groups}"] if self.offset_groups != 1 else []
@@ -237,27 +248,13 @@ class ModulatedDeformConv2dPack(DeformConv2dPack):
         )
         self.mask_scale = float(mask_scale)
 
-    def forward(
-        self, x: Tensor, offset: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """`x [N, C, H, W]`; without `offset` both are predicted from `x`.
-
-        Passed in, `offset [N, 2*D*R*S, P, Q]` and `mask [N, D*R*S, P, Q]` are used as they are:
-        no sigmoid, no scale; an offset without a mask means a mask of ones.
-
-        Raises:
-            ValueError: a mask without an offset.
-        """
-        if offset is None:
-            if mask is not None:
-                raise ValueError("ModulatedDeformConv2dPack: a mask was passed without an offset")
-            predicted = self.conv_offset(x)
-            offsets = predicted.shape[1] // 3 * 2
-            offset = predicted[:, :offsets]
-            mask = torch.sigmoid(predicted[:, offsets:])
-            if self.mask_scale != 1.0:
-                mask = mask * self.mask_scale
-        return self._convolve(x, offset, mask)
+    def _predict(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        predicted = self.conv_offset(input)
+        offsets = predicted.shape[1] // 3 * 2
+        mask = torch.sigmoid(predicted[:, offsets:])
+        if self.mask_scale != 1.0:
+            mask = mask * self.mask_scale
+        return predicted[:, :offsets], mask
 
     def _repr_more(self) -> list[str]:
         scale = [f"mask_scale={self.mask_scale:g}"] if self.mask_scale != 1.0 else []

@@ -128,8 +128,9 @@ def test_automatic_mode_without_a_mask(device):
     torch.testing.assert_close(module(x, offset), expected)
 
 
-def test_a_mask_without_an_offset_is_refused():
-    module = dcn.ModulatedDeformConv2dPack(4, 6, 3, padding=1)
+@pytest.mark.parametrize("pack", PACKS)
+def test_a_mask_without_an_offset_is_refused(pack):
+    module = pack(4, 6, 3, padding=1)
     with pytest.raises(ValueError, match="a mask was passed without an offset"):
         module(torch.rand(1, 4, 5, 5), mask=torch.rand(1, 9, 5, 5))
 
