@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from .modules import ModulatedDeformConv2dPack
+from .modules import DeformConv2dPack, ModulatedDeformConv2dPack
 
 
 def convert_backbone(
@@ -33,11 +33,9 @@ def convert_backbone(
             pads with something other than zeros. Nothing has been changed then.
     """
     swaps = []
-    for stage in [stages] if isinstance(stages, str) else stages:
-        swaps += [
-            (parent, name, _pack(conv, offset_groups))
-            for parent, name, conv in _convolutions(model, stage)
-        ]
+    for stage in (stages,) if isinstance(stages, str) else stages:
+        for parent, name, conv in _convolutions(model, stage):
+            swaps.append((parent, name, _pack(conv, offset_groups)))
     for parent, name, pack in swaps:
         setattr(parent, name, pack)
     return model
@@ -49,15 +47,16 @@ def _convolutions(model: nn.Module, stage: str) -> list[tuple[nn.Module, str, nn
     if stage in modules:
         paths = [stage]
     if len(paths) != 1:
-        found = f"{len(paths)} of them ({', '.join(paths)}): give a path" if paths else "none"
+        count = f"{len(paths)} of them ({', '.join(paths)}): give a path" if paths else "none"
+        names = ", ".join(name for name, _ in model.named_children())
         raise ValueError(
             f"convert_backbone: expected one stage {stage!r} in {type(model).__name__}, but found "
-            f"{found}; its modules are {', '.join(name for name, _ in model.named_children())}"
+            f"{count}; its modules are {names}"
         )
     found = [
         (parent, name, conv)
         for parent in modules[paths[0]].modules()
-        if not isinstance(parent, ModulatedDeformConv2dPack)  # whose offset convolution stays
+        if not isinstance(parent, DeformConv2dPack)  # whose offset convolution stays
         for name, conv in parent.named_children()
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3)
     ]
