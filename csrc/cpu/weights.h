@@ -1,0 +1,31 @@
+// The weight as the matrices that the GEMMs read, and the weight gradient back from them. Sums,
+// whatever the weight's type.
+#pragma once
+
+#include "problem.h"
+
+namespace dcn::cpu {
+
+// [K, C/G, R, S], or [K, R, S, C/G] where channels_last.
+template <typename Element>
+struct WeightView {
+  Element* data;
+  bool channels_last;
+};
+
+// [G][tap][c][k]: the right-hand matrix of out = columns * packed.
+template <typename Element>
+void pack_forward(const Problem<Element>& problem, WeightView<const Element> weight,
+                  AccType<Element>* packed);
+
+// For each block and group [k][tap][c]: the right-hand matrix of grad_columns = grad * packed.
+template <typename Element>
+void pack_backward(const Problem<Element>& problem, const BlockList& list,
+                   WeightView<const Element> weight, AccType<Element>* packed);
+
+// The sum of `parts` gradients, packed as by pack_backward, in their order.
+template <typename Element>
+void unpack_gradient(const Problem<Element>& problem, const BlockList& list,
+                     const AccType<Element>* packed, int64_t parts, WeightView<Element> gradient);
+
+}  // namespace dcn::cpu
