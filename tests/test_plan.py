@@ -1,0 +1,222 @@
+"""The plan from Python: pinned choices for the ten layers, reasons, and forcing one."""
+
+import threading
+
+import pytest
+import torch
+from cases import named
+
+import dcn
+from dcn.layers import LAYERS
+
+GPUS = ("h200", "a100", "l20", "rtx4090")
+
+# (chunk_pixels, chunks, lanes) on an H200: f16 forward, f16 backward, f32 forward.
+PINNED = {
+    "seed-small": ((2048, 1, 1), (2048, 1, 1), (2048, 1, 1)),
+    "seed-medium": ((4352, 4, 2), (4352, 4, 2), (2048, 8, 2)),
+    "seed-large": ((2048, 16, 2), (2048, 16, 2), (1024, 32, 2)),
+    "paddle": ((1024, 4, 2), (1024, 4, 2), (512, 8, 2)),
+    "deft": ((8960, 4, 2), (8960, 4, 2), (4352, 8, 2)),
+    "rcnn-c3": ((4352, 8, 2), (4352, 8, 2), (2048, 17, 2)),
+    "rcnn-c4": ((2048, 5, 2), (2048, 5, 2), (1024, 9, 2)),
+    "rcnn-c5": ((1024, 3, 2), (1024, 3, 2), (512, 5, 2)),
+    "basicvsr++": ((4352, 14, 2), (4352, 14, 2), (2048, 29, 2)),
+    "centernet": ((8960, 30, 2), (8960, 30, 2), (4352, 61, 2)),
+}
+
+
+def shapes(layer):
+    return (
+        (layer.N, layer.C, layer.H, layer.W),
+        (layer.K, layer.C // layer.groups, layer.k, layer.k),
+    )
+
+
+def options(layer):
+    return {
+        "stride": layer.stride,
+        "padding": layer.pad,
+        "dilation": layer.dilation,
+        "offset_groups": layer.offset_groups,
+    }
+
+
+def plan(layer, **more):
+    return dcn.plan(*shapes(layer), **options(layer), **more)
+
+
+def cut(plan):
+    return plan.chunk_pixels, plan.chunks, plan.lanes
+
+
+LAYER = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+
+
+@LAYER
+def test_pinned_plans_on_an_h200(layer):
+    calls = [("f16", "forward"), ("f16", "backward"), ("f32", "forward")]
+    plans = [plan(layer, dtype=dtype, pass_=pass_) for dtype, pass_ in calls]
+    assert [each.algorithm for each in plans] == ["im2col_gemm"] * 3
+    assert tuple(cut(each) for each in plans) == PINNED[layer.name]
+
+
+@LAYER
+@pytest.mark.parametrize("pass_", ["forward", "backward"])
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
+def test_memory_beyond_inputs_and_outputs_is_bounded(layer, dtype, pass_):
+    """Columns and workspaces of all lanes; the f32 sums of the input gradient are apart."""
+    chosen = plan(layer, dtype=dtype, pass_=pass_)
+    assert 0 < chosen.workspace_bytes <= 64 << 20
+    narrow = dtype != "f32"
+    pixels = layer.N * layer.C * layer.H * layer.W
+    if pass_ == "backward" and narrow:
+        assert chosen.accumulator_bytes == 4 * pixels
+    if pass_ == "forward":
+        assert chosen.accumulator_bytes == 0
+
+
+@LAYER
+@pytest.mark.parametrize("device", GPUS)
+def test_columns_stay_in_the_l2(layer, device):
+    l2_mib = {"h200": 60, "a100": 40, "l20": 96, "rtx4090": 72}[device]
+    for dtype in ("f16", "f32"):
+        chosen = plan(layer, dtype=dtype, device=device)
+        assert chosen.columns_bytes <= (l2_mib << 20) / 2
+        assert chosen.chunks * chosen.chunk_pixels >= layer.N * layer.H * layer.W
+
+
+@LAYER
+def test_the_cpu_runs_cpu(layer):
+    for pass_ in ("forward", "backward"):
+        assert plan(layer, device="cpu", pass_=pass_).algorithm == "cpu"
+
+
+def test_torch_dtypes_are_understood():
+    for name, dtype in (("f64", torch.float64), ("bf16", torch.bfloat16)):
+        by_name, by_dtype = (plan(LAYERS[0], dtype=each) for each in (name, dtype))
+        assert by_name.columns_bytes == by_dtype.columns_bytes == 2048 * 9 * 64 * dtype.itemsize
+
+
+def test_im2col_step_is_a_number_of_images():
+    layer = next(layer for layer in LAYERS if layer.N == 16)
+    pixels = layer.H * layer.W
+    for step, chunks in ((1, 16), (3, 6), (16, 1), (100, 1)):
+        chosen = plan(layer, im2col_step=step)
+        assert (chosen.chunk_pixels, chosen.chunks) == (min(step, 16) * pixels, chunks)
+
+
+def reason(algorithm, **more):
+    return dcn.why_not(algorithm, *shapes(LAYERS[0]), **options(LAYERS[0]), **more)
+
+
+def test_reasons_are_sentences_and_legal_is_empty():
+    assert reason("im2col_gemm", device="h200") == ""
+    assert reason("cpu", device="cpu") == ""
+    assert reason("cpu", device="h200") == "cpu runs on CPU tensors, but the device is a GPU"
+    assert reason("im2col_gemm", device="cpu") == (
+        "im2col_gemm runs on a GPU, but the device is the CPU"
+    )
+    atomics = reason("im2col_gemm", pass_="backward", deterministic=True)
+    assert "atomics" in atomics and "differ from run to run" in atomics
+    weights_only = (False, True, True, True, True)
+    assert (
+        reason("im2col_gemm", pass_="backward", deterministic=True, output_mask=weights_only) == ""
+    )
+
+
+def test_the_plan_says_whether_it_is_deterministic():
+    assert plan(LAYERS[0]).deterministic
+    assert not plan(LAYERS[0], pass_="backward").deterministic
+    assert plan(
+        LAYERS[0], pass_="backward", output_mask=(False, True, True, True, True)
+    ).deterministic
+    assert plan(LAYERS[0], pass_="backward", device="cpu").deterministic
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({"device": "abacus"}, "there is no device preset 'abacus', only cpu h200"),
+        ({"dtype": "f8"}, "there is no dtype 'f8': f64, f32, f16 or bf16"),
+        ({"pass_": "sideways"}, "there is no pass 'sideways': forward or backward"),
+    ],
+)
+def test_unknown_names_are_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        plan(LAYERS[0], **more)
+
+
+def test_an_unknown_algorithm_is_refused_with_its_name():
+    with pytest.raises(ValueError, match="there is no algorithm 'winograd'"):
+        reason("winograd")
+    with (
+        pytest.raises(ValueError, match="there is no algorithm 'winograd'"),
+        dcn.force_algorithm("winograd"),
+    ):
+        pass
+
+
+def test_plans_print_themselves():
+    chosen = plan(LAYERS[0], im2col_step=1)
+    assert str(chosen) in repr(chosen)
+    assert str(chosen).startswith("im2col_gemm: 2 chunks of 1024 pixels on ")
+    assert str(plan(LAYERS[0], device="cpu")) == "cpu"
+
+
+def call(device, case=None):
+    case = case or named("plain")
+    tensors = case.tensors(torch.float32, device, requires_grad=True)
+    return dcn.deform_conv2d(**tensors, **case.geometry), tensors
+
+
+FORCED = {"cpu": "cpu", "cuda": "im2col_gemm"}
+
+
+def test_the_forced_algorithm_runs(device):
+    with dcn.force_algorithm(FORCED[device]):
+        out, _ = call(device)
+    assert dcn.last_plan().algorithm == FORCED[device]
+    out.sum().backward()
+    assert dcn.last_plan().algorithm == FORCED[device]
+
+
+def test_an_algorithm_that_cannot_serve_raises_its_reason(device):
+    other = FORCED["cuda" if device == "cpu" else "cpu"]
+    with dcn.force_algorithm(other), pytest.raises(RuntimeError, match=f"{other} runs on"):
+        call(device)
+    call(device)  # the scope is over
+
+
+def test_scopes_nest_and_end_with_an_exception(device):
+    mine, other = FORCED[device], FORCED["cuda" if device == "cpu" else "cpu"]
+    with dcn.force_algorithm(other):
+        with dcn.force_algorithm(mine):
+            call(device)
+        with pytest.raises(RuntimeError, match="runs on"):
+            call(device)
+    with pytest.raises(KeyError), dcn.force_algorithm(other):
+        raise KeyError
+    call(device)
+
+
+def test_a_scope_is_of_one_thread(device):
+    results = []
+    with dcn.force_algorithm(FORCED["cuda" if device == "cpu" else "cpu"]):
+        thread = threading.Thread(target=lambda: results.append(call(device)[0].shape))
+        thread.start()
+        thread.join()
+    assert results == [(2, 6, 7, 6)]
+
+
+def test_the_plan_of_the_forward_travels_to_the_backward(device):
+    """Also out of the scope, and on another thread, which is where autograd runs it."""
+    if device == "cpu":
+        pytest.skip("one algorithm serves the CPU: nothing could differ")
+    with dcn.force_algorithm("im2col_gemm", lanes=1, chunk_pixels=10):
+        out, _ = call(device)
+    assert cut(dcn.last_plan()) == (10, 9, 1)
+    out.sum().backward()
+    assert cut(dcn.last_plan()) == (10, 9, 1)
+    call(device)
+    assert cut(dcn.last_plan()) != (10, 9, 1)
