@@ -1,5 +1,7 @@
 """The modules: what they take from torchvision and mmcv, and what the packs compute."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -139,6 +141,13 @@ def test_a_pack_does_not_guess_its_groups():
     module = dcn.ModulatedDeformConv2dPack(4, 6, 3, padding=1, offset_groups=2)
     with pytest.raises(RuntimeError, match=r"offset.shape\[1\] is not valid: got: 18 expected: 36"):
         module(torch.rand(1, 4, 5, 5), torch.rand(1, 18, 5, 5))
+
+
+def test_im2col_step_reaches_the_operator():
+    module = dcn.DeformConv2dPack(4, 6, 3, padding=1, im2col_step=5)
+    with mock.patch.object(torch.ops.dcn, "deform_conv2d", wraps=torch.ops.dcn.deform_conv2d) as op:
+        module(torch.rand(1, 4, 5, 5))
+    assert op.call_args.args[-1] == 5
 
 
 @pytest.mark.parametrize("pack", PACKS)
