@@ -17,9 +17,9 @@ CALLS = pytest.mark.parametrize("dtype, offset_dtype", list(DTYPES.values()), id
 
 
 def move_one_axis(axis: int, pixels: int, offset: float, dtype, offset_dtype, device):
-    """A 1x1 convolution of a stripe of 0 1 0 1 ... by an offset along it; output and leaves."""
+    """A 1x1 convolution of a stripe of 1 0 1 0 ... by an offset along it; output and leaves."""
     shape = (1, 1, 1, pixels) if axis else (1, 1, pixels, 1)
-    stripe = torch.arange(pixels, device=device).remainder(2).reshape(shape)
+    stripe = 1 - torch.arange(pixels, device=device).remainder(2).reshape(shape)
     leaves = {
         "input": stripe.to(dtype).requires_grad_(),
         "offset": torch.zeros(1, 2, *shape[2:], dtype=offset_dtype, device=device),
@@ -38,9 +38,9 @@ def move_one_axis(axis: int, pixels: int, offset: float, dtype, offset_dtype, de
 def test_offsets_keep_their_fraction_on_large_maps(axis, dtype, offset_dtype, device):
     """Computed in float16, positions above 2048 have no fraction left; in bfloat16, above 256."""
     out, leaves = move_one_axis(axis, 4100, 0.25, dtype, offset_dtype, device)
-    expected = torch.where(torch.arange(4099) % 2 == 0, 0.25, 0.75)
+    expected = torch.where(torch.arange(4099) % 2 == 0, 0.75, 0.25)
     assert out[:-1].tolist() == expected.tolist()
-    slope = torch.where(torch.arange(4099) % 2 == 0, 1.0, -1.0)
+    slope = torch.where(torch.arange(4099) % 2 == 0, -1.0, 1.0)
     assert leaves["offset"].grad[0, axis].flatten()[:-1].tolist() == slope.tolist()
     assert leaves["mask"].grad.flatten()[:-1].tolist() == expected.tolist()
     # Every pixel gives 0.75 of itself to its own output and 0.25 to the one before.
@@ -51,7 +51,7 @@ def test_offsets_keep_their_fraction_on_large_maps(axis, dtype, offset_dtype, de
 @pytest.mark.parametrize("axis", [0, 1], ids=["y", "x"])
 def test_a_sample_exactly_at_minus_one_is_outside(axis, dtype, offset_dtype, device):
     out, leaves = move_one_axis(axis, 6, -1.0, dtype, offset_dtype, device)
-    assert out.tolist() == [0, 0, 1, 0, 1, 0]
+    assert out.tolist() == [0, 1, 0, 1, 0, 1]
     for name in ("offset", "mask"):
         assert (leaves[name].grad[..., :1, :1] == 0).all(), name
     # The pixel before is read with weight 1, and the last pixel by nobody.
@@ -62,7 +62,7 @@ def test_a_sample_exactly_at_minus_one_is_outside(axis, dtype, offset_dtype, dev
 @pytest.mark.parametrize("axis", [0, 1], ids=["y", "x"])
 def test_a_sample_exactly_at_the_size_is_outside(axis, dtype, offset_dtype, device):
     out, leaves = move_one_axis(axis, 6, 1.0, dtype, offset_dtype, device)
-    assert out.tolist() == [1, 0, 1, 0, 1, 0]
+    assert out.tolist() == [0, 1, 0, 1, 0, 0]
     for name in ("offset", "mask"):
         assert (leaves[name].grad[..., -1:, -1:] == 0).all(), name
     assert leaves["input"].grad.flatten().tolist() == [0, 1, 1, 1, 1, 1]
@@ -72,12 +72,11 @@ def test_a_sample_exactly_at_the_size_is_outside(axis, dtype, offset_dtype, devi
 @pytest.mark.parametrize("axis", [0, 1], ids=["y", "x"])
 def test_a_sample_just_inside_the_border_counts(axis, dtype, offset_dtype, device):
     out, leaves = move_one_axis(axis, 6, -0.75, dtype, offset_dtype, device)
-    assert out.tolist() == [0, 0.25, 0.75, 0.25, 0.75, 0.25]
+    assert out.tolist() == [0.25, 0.75, 0.25, 0.75, 0.25, 0.75]
     assert leaves["input"].grad.flatten().tolist() == [1, 1, 1, 1, 1, 0.25]
-    # y = -0.75 on a pixel of 0, then rising and falling slopes.
-    assert leaves["offset"].grad[0, axis].flatten().tolist() == [0, 1, -1, 1, -1, 1]
+    assert leaves["offset"].grad[0, axis].flatten().tolist() == [1, -1, 1, -1, 1, -1]
     _, leaves = move_one_axis(axis, 5, 0.75, dtype, offset_dtype, device)
-    assert leaves["mask"].grad.flatten().tolist() == [0.75, 0.25, 0.75, 0.25, 0]
+    assert leaves["mask"].grad.flatten().tolist() == [0.25, 0.75, 0.25, 0.75, 0.25]
 
 
 def test_border_taps_have_no_offset_gradient_at_the_start_of_training(device):

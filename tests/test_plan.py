@@ -58,7 +58,8 @@ def test_pinned_plans_on_an_h200(layer):
     calls = [("f16", "forward"), ("f16", "backward"), ("f32", "forward")]
     plans = [plan(layer, dtype=dtype, pass_=pass_) for dtype, pass_ in calls]
     assert [each.algorithm for each in plans] == ["im2col_gemm"] * 3
-    assert tuple(cut(each) for each in plans) == PINNED[layer.name]
+    chosen = tuple(cut(each) for each in plans)
+    assert chosen == PINNED.get(layer.name), f'"{layer.name}": {chosen},'
 
 
 @LAYER
@@ -78,12 +79,13 @@ def test_memory_beyond_inputs_and_outputs_is_bounded(layer, dtype, pass_):
 
 @LAYER
 @pytest.mark.parametrize("device", GPUS)
-def test_columns_stay_in_the_l2(layer, device):
-    l2_mib = {"h200": 60, "a100": 40, "l20": 96, "rtx4090": 72}[device]
+def test_chunks_cover_the_output_on_every_device(layer, device):
     for dtype in ("f16", "f32"):
         chosen = plan(layer, dtype=dtype, device=device)
-        assert chosen.columns_bytes <= (l2_mib << 20) / 2
-        assert chosen.chunks * chosen.chunk_pixels >= layer.N * layer.H * layer.W
+        assert chosen.workspace_bytes <= 64 << 20
+        pixels = layer.N * layer.H * layer.W
+        assert (chosen.chunks - 1) * chosen.chunk_pixels < pixels
+        assert chosen.chunks * chosen.chunk_pixels >= pixels
 
 
 @LAYER
