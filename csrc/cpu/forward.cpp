@@ -121,7 +121,7 @@ void run_forward(const ForwardCall<Element>& call) {
   const BlockList list = list_blocks(shape, max_column_values<Acc>(shape, pixels), pixels);
 
   Buffer<Acc> weight(int64_t{shape.K} * shape.gemm_k());
-  pack_forward(call.problem, call.weight, weight.data());
+  pack_forward(call.problem, list, call.weight, weight.data());
   std::vector<Acc> bias(shape.K);
   if (call.bias)
     call.problem.kernels->widen({call.bias, shape.K, bias.data(), shape.K, 1, shape.K});

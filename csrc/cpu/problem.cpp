@@ -18,7 +18,7 @@ int64_t padded_stride(int64_t values) {
 BlockList list_blocks(const ConvShape& shape, int64_t max_values, int32_t pixels) {
   BlockList list;
   for (const ColumnBlock& block : column_blocks(shape, max_values)) {
-    BlockWork work{block, offset_group_runs(shape, block), padded_stride(block.gemm_k()), 0};
+    BlockWork work{block, channel_runs(shape, block), padded_stride(block.gemm_k()), 0};
     work.group_stride = work.column_stride * pixels;
     list.column_values = std::max(list.column_values, work.group_stride * block.groups());
     list.blocks.push_back(std::move(work));

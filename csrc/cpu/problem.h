@@ -41,7 +41,7 @@ struct Problem {
 // A column block with everything that its walk needs.
 struct BlockWork {
   ColumnBlock block;
-  std::vector<OffsetGroupRuns> runs;
+  std::vector<ChannelRun> runs;
   int64_t column_stride;  // between the columns of two pixels
   int64_t group_stride;   // between the columns of two groups of the block
 };
@@ -57,7 +57,7 @@ BlockList list_blocks(const ConvShape& shape, int64_t max_values, int32_t pixels
 // Where a block's rows (forward) or columns (backward) of a packed weight matrix begin, for a group
 // of the block.
 inline int64_t packed_offset(const ConvShape& shape, const ColumnBlock& block, int32_t group) {
-  return (block.first_value + int64_t{group} * shape.gemm_k()) * shape.gemm_n();
+  return (block.first_value + int64_t{group} * block.gemm_k()) * shape.gemm_n();
 }
 
 template <typename Element>
@@ -79,22 +79,26 @@ struct BlockVisit {
     params.pixel_stride = shape.C;
     params.row_stride = shape.W;
     params.zeros = problem.zeros;
-    params.column = column + run.group * work.group_stride +
-                    int64_t{tap - block.tap_begin} * block.channels() + run.column;
+    params.column = column + run.group * work.group_stride + run.column +
+                    (tap - block.tap_begin) * run.channels;
     params.column_stride = work.column_stride;
     return params;
   }
 
-  // Calls visit(gather_params, tap, offset_group) for every tap and run of channels. A sample is
-  // planned once.
+  // Calls visit(gather_params, tap, offset_group) for every run of channels and tap. A sample is
+  // planned once; the taps of an offset group follow each other, because they sample the same
+  // pixels.
   template <typename Visit>
   void for_each_run(SamplePlan<AccType<Element>>& plan, const Visit& visit) const {
-    for (int32_t tap = work.block.tap_begin; tap < work.block.tap_end; ++tap) {
-      for (const OffsetGroupRuns& runs : work.runs) {
+    const std::vector<ChannelRun>& runs = work.runs;
+    for (size_t first = 0, last = 0; first < runs.size(); first = last) {
+      const int32_t offset_group = runs[first].offset_group;
+      while (last < runs.size() && runs[last].offset_group == offset_group) ++last;
+      for (int32_t tap = work.block.tap_begin; tap < work.block.tap_end; ++tap) {
         problem.kernels->plan_samples(
-            {problem.shape, problem.offset, problem.mask, tile, tap, runs.offset_group}, plan);
-        for (const ChannelRun& run : runs.runs) {
-          visit(gather_params(plan, tap, run), tap, runs.offset_group);
+            {problem.shape, problem.offset, problem.mask, tile, tap, offset_group}, plan);
+        for (size_t i = first; i < last; ++i) {
+          visit(gather_params(plan, tap, runs[i]), tap, offset_group);
         }
       }
     }

@@ -31,55 +31,84 @@ DCN_INLINE const AccType<Element>* widened_row(const SamplingMap& map, const Con
   return buffer;
 }
 
-template <typename Acc>
-struct SampledRow {
-  const Acc *y, *x, *mask;  // offsets and mask values of the row's pixels; a null mask is 1
-  Acc origin_y, origin_x;
-  int32_t stride_w;
-};
-
 // A loop without branches or calls, which the compiler turns into vectors.
 template <typename Acc>
-DCN_INLINE void plan_row(const SampledRow<Acc>& row, int32_t H, int32_t W, int32_t width,
-                         int32_t first, SamplePlan<Acc>& plan) {
-  for (int32_t j = 0; j < width; ++j) {
-    const int32_t i = first + j;
-    const Sample<Acc> sample =
-        make_sample<Acc>(row.origin_y + row.y[j],
-                         row.origin_x + static_cast<Acc>(j * row.stride_w) + row.x[j], H, W);
-    plan.pixel[i] = sample.y0 * W + sample.x0;
-    plan.corners[i] = sample.corners;
-    plan.fill[i] = sample.fill;
-    plan.ly[i] = sample.ly;
-    plan.lx[i] = sample.lx;
-    for (int k = 0; k < 4; ++k) plan.weight[k][i] = sample.weight(k);
-    plan.mask[i] = row.mask ? row.mask[j] : Acc(1);
+DCN_INLINE void plan_positions(const Acc* __restrict y, const Acc* __restrict x, int32_t H,
+                               int32_t W, int32_t pixels, SamplePlan<Acc>* __restrict plan) {
+  for (int32_t i = 0; i < pixels; ++i) {
+    const Sample<Acc> sample = make_sample<Acc>(y[i], x[i], H, W);
+    plan->pixel[i] = sample.y0 * W + sample.x0;
+    plan->corners[i] = sample.corners;
+    plan->fill[i] = sample.fill;
+    plan->ly[i] = sample.ly;
+    plan->lx[i] = sample.lx;
+    for (int k = 0; k < 4; ++k) plan->weight[k][i] = sample.weight(k);
+  }
+}
+
+// Brings the rows of a tile's part of a map towards the cache. Each row lies on a memory page of
+// its own, where no hardware prefetcher looks ahead, and with many offset groups there are hundreds
+// of maps.
+template <typename Element>
+DCN_INLINE void prefetch(const SamplingMap& map, const ConvShape& shape, int64_t maps,
+                         int64_t index, const Tile& tile) {
+  const int size = map.wide ? sizeof(AccType<Element>) : sizeof(Element);
+  const char* row = static_cast<const char*>(map.data) +
+                    ((int64_t{tile.n} * maps + index) * shape.output_pixels_per_image() +
+                     int64_t{tile.p} * shape.Q + tile.q) *
+                        size;
+  for (int32_t h = 0; h < tile.height; ++h) {
+    __builtin_prefetch(row);
+    __builtin_prefetch(row + tile.width * size - 1);
+    row += int64_t{shape.Q} * size;
   }
 }
 
 template <typename Element>
 void plan_samples(const PlanParams& params, SamplePlan<AccType<Element>>& plan) {
   using Acc = AccType<Element>;
+  constexpr int kNative = kNativeLanes<Acc>;
   const ConvShape& shape = params.shape;
   const Tile& tile = params.tile;
+  const SamplingMap &offset = params.offset, &mask = params.mask;
   const int64_t samples = int64_t{shape.D} * shape.taps();
   const int64_t index = int64_t{params.offset_group} * shape.taps() + params.tap;
-  const int32_t r = params.tap / shape.S, s = params.tap % shape.S;
-  alignas(64) Acc y[kMaxTilePixels], x[kMaxTilePixels], mask[kMaxTilePixels];
-  for (int32_t h = 0; h < tile.height; ++h) {
-    const int32_t p = tile.p + h;
-    SampledRow<Acc> row;
-    row.y = widened_row<Element>(params.offset, shape, 2 * samples, 2 * index, tile, p, y);
-    row.x = widened_row<Element>(params.offset, shape, 2 * samples, 2 * index + 1, tile, p, x);
-    row.mask = nullptr;
-    if (params.mask.data) {
-      row.mask = widened_row<Element>(params.mask, shape, samples, index, tile, p, mask);
-    }
-    row.origin_y = static_cast<Acc>(shape.origin_y(p, r));
-    row.origin_x = static_cast<Acc>(shape.origin_x(tile.q, s));
-    row.stride_w = shape.stride_w;
-    plan_row(row, shape.H, shape.W, tile.width, h * tile.width, plan);
+  if (index + 1 < samples) {
+    prefetch<Element>(offset, shape, 2 * samples, 2 * index + 2, tile);
+    prefetch<Element>(offset, shape, 2 * samples, 2 * index + 3, tile);
+    if (mask.data) prefetch<Element>(mask, shape, samples, index + 1, tile);
   }
+  const int32_t r = params.tap / shape.S, s = params.tap % shape.S;
+  alignas(64) Acc y[kMaxTilePixels], x[kMaxTilePixels], buffer[kMaxTilePixels];
+  alignas(64) Acc origin_x[kMaxTilePixels];
+  for (int32_t j = 0; j < tile.width; ++j) {
+    origin_x[j] = static_cast<Acc>(shape.origin_x(tile.q + j, s));
+  }
+  for (int32_t h = 0; h < tile.height; ++h) {
+    const int32_t p = tile.p + h, first = h * tile.width;
+    const Acc origin_y = static_cast<Acc>(shape.origin_y(p, r));
+    const Acc* row = widened_row<Element>(offset, shape, 2 * samples, 2 * index, tile, p, buffer);
+    for_vectors<kNative>(tile.width, [&](auto width, int j) {
+      constexpr int kLanes = decltype(width)::value;
+      store<kLanes>(y + first + j, origin_y + load<kLanes>(row + j));
+    });
+    row = widened_row<Element>(offset, shape, 2 * samples, 2 * index + 1, tile, p, buffer);
+    for_vectors<kNative>(tile.width, [&](auto width, int j) {
+      constexpr int kLanes = decltype(width)::value;
+      store<kLanes>(x + first + j, load<kLanes>(origin_x + j) + load<kLanes>(row + j));
+    });
+    if (mask.data) {
+      row = widened_row<Element>(mask, shape, samples, index, tile, p, buffer);
+      for_vectors<kNative>(tile.width, [&](auto width, int j) {
+        constexpr int kLanes = decltype(width)::value;
+        store<kLanes>(plan.mask + first + j, load<kLanes>(row + j));
+      });
+    }
+  }
+  if (!mask.data) {
+    for (int32_t i = 0; i < tile.pixels(); ++i) plan.mask[i] = Acc(1);
+  }
+  plan_positions(y, x, shape.H, shape.W, tile.pixels(), &plan);
 }
 
 // Only samples inside have corners, so -1 < y < H bounds the rows; truncation of such a y is its

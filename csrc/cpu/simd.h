@@ -178,14 +178,27 @@ DCN_INLINE void store(Half* to, Vec<float, kLanes> v) {
   store_low_halves<kLanes>(to, to_half_bits<kLanes>(v));
 }
 
-// One element alone.
-template <typename Element>
-DCN_INLINE AccType<Element> load_one(const Element* from) {
-  return load<1>(from)[0];
+// The first `count` values of a vector, in parts of half its size, a quarter...; those not read are
+// 0.
+template <typename Acc, int kLanes, typename Element>
+DCN_INLINE Vec<Acc, kLanes> load_first(const Element* from, int count) {
+  if (count >= kLanes) return load<kLanes>(from);
+  alignas(64) Acc values[kLanes] = {};
+  for_tail<kLanes / 2>(count, 0, [&](auto width, int i) {
+    constexpr int kPart = decltype(width)::value;
+    store<kPart>(values + i, load<kPart>(from + i));
+  });
+  return load<kLanes>(values);
 }
-template <typename Element>
-DCN_INLINE void store_one(Element* to, AccType<Element> value) {
-  store<1>(to, Vec<AccType<Element>, 1>{value});
+template <typename Acc, int kLanes, typename Element>
+DCN_INLINE void store_first(Element* to, Vec<Acc, kLanes> v, int count) {
+  if (count >= kLanes) return store<kLanes>(to, v);
+  alignas(64) Acc values[kLanes];
+  store<kLanes>(values, v);
+  for_tail<kLanes / 2>(count, 0, [&](auto width, int i) {
+    constexpr int kPart = decltype(width)::value;
+    store<kPart>(to + i, load<kPart>(values + i));
+  });
 }
 
 // The sum of each of four vectors.

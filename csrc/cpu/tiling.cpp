@@ -12,6 +12,20 @@ constexpr int32_t kTileWidth = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Parts of [0, channels) of at most `limit`; at multiples of `unit` where it is less than the
+// limit, so that vectors stay whole.
+std::vector<Range> channel_parts(int64_t channels, int64_t limit, int64_t unit) {
+  if (unit > limit || channels % unit != 0) unit = 1;
+  const int64_t units = channels / unit;
+  const int64_t parts = ceil_div(units, limit / unit);
+  std::vector<Range> ranges;
+  for (int64_t i = 0; i < parts; ++i) {
+    const Range range = part_of(units, parts, i);
+    ranges.push_back({range.begin * unit, range.end * unit});
+  }
+  return ranges;
+}
+
 }  // namespace
 
 TileGrid::TileGrid(const ConvShape& shape, int64_t max_pixels, int64_t min_tiles)
@@ -37,55 +51,55 @@ Tile TileGrid::operator[](int64_t index) const {
 }
 
 std::vector<ColumnBlock> column_blocks(const ConvShape& shape, int64_t max_values) {
-  std::vector<ColumnBlock> blocks;
   const int32_t channels = shape.channels_per_group(), taps = shape.taps();
+  const int32_t of_offset_group = shape.channels_per_offset_group();
   const int64_t of_group = int64_t{taps} * channels;
-  const auto whole = [&](int32_t group) { return group * of_group; };
-  if (shape.G > 1 && of_group <= max_values) {
-    const int64_t parts = ceil_div(shape.G, max_values / of_group);
-    for (int64_t part = 0; part < parts; ++part) {
-      const Range groups = part_of(shape.G, parts, part);
-      const int32_t begin = static_cast<int32_t>(groups.begin);
-      blocks.push_back(
-          {begin, static_cast<int32_t>(groups.end), 0, taps, 0, channels, whole(begin)});
+  // Where a group does not fit: whole offset groups with all their taps, as neighbouring taps
+  // sample the same pixels; else some taps with all channels, as a sample is then planned once;
+  // else part of the channels of one tap.
+  std::vector<Range> group_parts{{0, shape.G}}, tap_parts{{0, taps}}, c_parts{{0, channels}};
+  if (of_group <= max_values) {
+    group_parts = channel_parts(shape.G, max_values / of_group, 1);
+  } else {
+    group_parts = channel_parts(shape.G, 1, 1);
+    const int64_t channels_at_once = max_values / taps;
+    if (of_offset_group < channels && of_offset_group <= channels_at_once) {
+      c_parts = channel_parts(channels, channels_at_once, of_offset_group);
+    } else {
+      tap_parts = channel_parts(taps, std::max<int64_t>(max_values / channels, 1), 1);
+      c_parts = channel_parts(channels, max_values, 16);
     }
-    return blocks;
   }
-  const int64_t taps_at_once = std::clamp<int64_t>(max_values / channels, 1, taps);
-  const int64_t tap_parts = ceil_div(taps, taps_at_once);
-  const int64_t channel_parts = tap_parts < taps ? 1 : ceil_div(channels, max_values);
-  for (int32_t group = 0; group < shape.G; ++group) {
-    for (int64_t tap_part = 0; tap_part < tap_parts; ++tap_part) {
-      const Range t = part_of(taps, tap_parts, tap_part);
-      for (int64_t channel_part = 0; channel_part < channel_parts; ++channel_part) {
-        const Range c = part_of(channels, channel_parts, channel_part);
-        blocks.push_back({group, group + 1, static_cast<int32_t>(t.begin),
-                          static_cast<int32_t>(t.end), static_cast<int32_t>(c.begin),
-                          static_cast<int32_t>(c.end),
-                          whole(group) + t.begin * channels + c.begin});
+  std::vector<ColumnBlock> blocks;
+  int64_t first_value = 0;
+  for (const Range& g : group_parts) {
+    for (const Range& t : tap_parts) {
+      for (const Range& c : c_parts) {
+        blocks.push_back({static_cast<int32_t>(g.begin), static_cast<int32_t>(g.end),
+                          static_cast<int32_t>(t.begin), static_cast<int32_t>(t.end),
+                          static_cast<int32_t>(c.begin), static_cast<int32_t>(c.end), first_value});
+        first_value += int64_t{blocks.back().groups()} * blocks.back().gemm_k();
       }
     }
   }
   return blocks;
 }
 
-std::vector<OffsetGroupRuns> offset_group_runs(const ConvShape& shape, const ColumnBlock& block) {
-  std::vector<OffsetGroupRuns> all;
+std::vector<ChannelRun> channel_runs(const ConvShape& shape, const ColumnBlock& block) {
+  std::vector<ChannelRun> runs;
   const int32_t of_group = shape.channels_per_group();
   const int32_t of_offset_group = shape.channels_per_offset_group();
   for (int32_t d = 0; d < shape.D; ++d) {
-    OffsetGroupRuns runs{d, {}};
     for (int32_t group = block.group_begin; group < block.group_end; ++group) {
       const int32_t first = group * of_group + block.channel_begin;
       const int32_t begin = std::max(first, d * of_offset_group);
       const int32_t end = std::min(first + block.channels(), (d + 1) * of_offset_group);
-      if (begin < end) {
-        runs.runs.push_back({group - block.group_begin, begin, begin - first, end - begin});
-      }
+      if (begin >= end) continue;
+      runs.push_back(
+          {d, group - block.group_begin, begin, end - begin, (begin - first) * block.taps()});
     }
-    if (!runs.runs.empty()) all.push_back(std::move(runs));
   }
-  return all;
+  return runs;
 }
 
 }  // namespace dcn::cpu

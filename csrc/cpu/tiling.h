@@ -27,13 +27,12 @@ class TileGrid {
 };
 
 // A part of the columns that is gathered, multiplied and forgotten: taps and channels of some
-// convolution groups. Several groups only with all their taps and channels; part of the channels
-// only with a single tap. So its rows of the weight matrix are contiguous.
+// convolution groups. Several groups only with all their taps and channels.
 struct ColumnBlock {
   int32_t group_begin, group_end;
   int32_t tap_begin, tap_end;
   int32_t channel_begin, channel_end;  // within a group
-  int64_t first_value;                 // of this block among those of the pixel's whole column
+  int64_t first_value;  // of this block, when all blocks' columns are laid end to end
 
   int32_t groups() const { return group_end - group_begin; }
   int32_t taps() const { return tap_end - tap_begin; }
@@ -46,18 +45,18 @@ struct ColumnBlock {
 std::vector<ColumnBlock> column_blocks(const ConvShape& shape, int64_t max_values);
 
 // Channels that are sampled alike and multiplied together: of one offset group and one convolution
-// group of a block.
+// group of a block. A group's column is its runs one after the other, each as [tap of the
+// block][channel of the run].
 struct ChannelRun {
+  int32_t offset_group;
   int32_t group;    // within the block
   int32_t channel;  // within the image
-  int32_t column;   // within the columns of one tap of that group
   int32_t channels;
+  int32_t column;  // where the run begins within its group's column
 };
-struct OffsetGroupRuns {
-  int32_t offset_group;
-  std::vector<ChannelRun> runs;
-};
-std::vector<OffsetGroupRuns> offset_group_runs(const ConvShape& shape, const ColumnBlock& block);
+
+// In the order of the offset groups.
+std::vector<ChannelRun> channel_runs(const ConvShape& shape, const ColumnBlock& block);
 
 struct Range {
   int64_t begin, end;

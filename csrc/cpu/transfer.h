@@ -1,6 +1,8 @@
 // Copies between layouts and types: rows as they are, or transposed. Included by kernels.cpp alone.
 #pragma once
 
+#include <utility>
+
 #include "simd.h"
 
 namespace dcn::cpu {
@@ -19,34 +21,55 @@ void copy_rows(const Transfer<Src, Dst>& t) {
   }
 }
 
-// Squares of this side: a square of f32 reads and writes whole cache lines.
-constexpr int64_t kSquare = 16;
-
-template <typename Src, typename Dst>
-DCN_INLINE void convert_one(const Src* src, Dst* dst) {
-  store_one(dst, load_one(src));
-}
-template <typename Same>
-DCN_INLINE void convert_one(const Same* src, Same* dst) {
-  *dst = *src;
+// Takes lane l of the result from lane (l & kHalf ? l - kHalf : l) of a or b: one step of a
+// transposition, which exchanges the off-diagonal blocks of side kHalf.
+template <int kHalf, bool kUpper, typename V, int... l>
+DCN_INLINE V exchange(V a, V b, std::integer_sequence<int, l...>) {
+  constexpr int kLanes = sizeof...(l);
+  return __builtin_shufflevector(
+      a, b,
+      (kUpper ? (l & kHalf ? kLanes + l - kHalf : l) : (l & kHalf ? kLanes + l : l + kHalf))...);
 }
 
+template <int kHalf, typename Acc, int kLanes>
+DCN_INLINE void transpose_vectors(Vec<Acc, kLanes> (&rows)[kLanes]) {
+  if constexpr (kHalf >= 1) {
+    constexpr auto kAll = std::make_integer_sequence<int, kLanes>{};
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & kHalf) continue;
+      const auto a = rows[i], b = rows[i + kHalf];
+      rows[i] = exchange<kHalf, true>(a, b, kAll);
+      rows[i + kHalf] = exchange<kHalf, false>(a, b, kAll);
+    }
+    transpose_vectors<kHalf / 2, Acc, kLanes>(rows);
+  }
+}
+
+// A square of the native vector's side, or what is left of one at an edge.
 template <typename Src, typename Dst>
 DCN_INLINE void transpose_square(const Src* src, int64_t src_stride, Dst* dst, int64_t dst_stride,
-                                 int64_t rows, int64_t cols) {
-  for (int64_t c = 0; c < cols; ++c) {
-    for (int64_t r = 0; r < rows; ++r) {
-      convert_one(src + r * src_stride + c, dst + c * dst_stride + r);
-    }
+                                 int rows, int cols) {
+  using Acc = AccType<Src>;
+  constexpr int kLanes = kNativeLanes<Acc>;
+  Vec<Acc, kLanes> square[kLanes] = {};
+  if (rows == kLanes && cols == kLanes) {
+    for (int r = 0; r < kLanes; ++r) square[r] = load<kLanes>(src + r * src_stride);
+    transpose_vectors<kLanes / 2, Acc, kLanes>(square);
+    for (int c = 0; c < kLanes; ++c) store<kLanes>(dst + c * dst_stride, square[c]);
+    return;
   }
+  for (int r = 0; r < rows; ++r) square[r] = load_first<Acc, kLanes>(src + r * src_stride, cols);
+  transpose_vectors<kLanes / 2, Acc, kLanes>(square);
+  for (int c = 0; c < cols; ++c) store_first<Acc, kLanes>(dst + c * dst_stride, square[c], rows);
 }
 
 template <typename Src, typename Dst>
 void copy_transposed(const Transfer<Src, Dst>& t) {
-  for (int64_t r = 0; r < t.rows; r += kSquare) {
-    const int64_t rows = t.rows - r < kSquare ? t.rows - r : kSquare;
-    for (int64_t c = 0; c < t.cols; c += kSquare) {
-      const int64_t cols = t.cols - c < kSquare ? t.cols - c : kSquare;
+  constexpr int kSide = kNativeLanes<AccType<Src>>;
+  for (int64_t r = 0; r < t.rows; r += kSide) {
+    const int rows = static_cast<int>(t.rows - r < kSide ? t.rows - r : kSide);
+    for (int64_t c = 0; c < t.cols; c += kSide) {
+      const int cols = static_cast<int>(t.cols - c < kSide ? t.cols - c : kSide);
       transpose_square(t.src + r * t.src_stride + c, t.src_stride, t.dst + c * t.dst_stride + r,
                        t.dst_stride, rows, cols);
     }

@@ -2,59 +2,82 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+
 namespace dcn::cpu {
 namespace {
 
 // Values that are worth the start of another thread.
 constexpr int64_t kGrainValues = 1 << 15;
 
-// The part of row k of the weight, taps x channels, that belongs to a block.
-template <typename Element>
-WeightView<Element> row_of(const ConvShape& shape, WeightView<Element> weight,
-                           const ColumnBlock& block, int64_t k) {
-  const int64_t first =
-      weight.channels_last
-          ? int64_t{block.tap_begin} * shape.channels_per_group() + block.channel_begin
-          : int64_t{block.channel_begin} * shape.taps() + block.tap_begin;
-  return {weight.data + k * shape.gemm_k() + first, weight.channels_last};
-}
+// The weights of one run of channels with the taps of its block, for all output channels of its
+// group: as a matrix of [n, taps, channels] it begins at `weight` elements into the weight, and at
+// `packed` values into the packed matrix.
+struct RunOfWeight {
+  const ChannelRun* run;
+  const ColumnBlock* block;
+  int64_t weight, packed;
+};
 
-// Calls body(block, group of the block, k within the group) for every row of every block, in
-// parallel.
-template <typename Body>
-void for_each_row(const ConvShape& shape, const BlockList& list, const Body& body) {
+std::vector<RunOfWeight> runs_of_weight(const ConvShape& shape, const BlockList& list,
+                                        bool channels_last, bool forward) {
+  std::vector<RunOfWeight> all;
   for (const BlockWork& work : list.blocks) {
     const ColumnBlock& block = work.block;
-    const int64_t n = shape.gemm_n();
-    at::parallel_for(0, block.groups() * n, kGrainValues / block.gemm_k() + 1,
-                     [&](int64_t begin, int64_t end) {
-                       for (int64_t row = begin; row < end; ++row) {
-                         body(block, static_cast<int32_t>(row / n), row % n);
-                       }
-                     });
+    for (const ChannelRun& run : work.runs) {
+      const int64_t group = block.group_begin + run.group;
+      const int64_t channel = run.channel - group * shape.channels_per_group();
+      const int64_t within = channels_last
+                                 ? block.tap_begin * int64_t{shape.channels_per_group()} + channel
+                                 : channel * shape.taps() + block.tap_begin;
+      const int64_t first_row = group * shape.gemm_n();
+      all.push_back({&run, &block, first_row * shape.gemm_k() + within,
+                     packed_offset(shape, block, run.group) +
+                         run.column * (forward ? int64_t{shape.gemm_n()} : 1)});
+    }
   }
+  return all;
+}
+
+// Calls body(run, i) for i in [0, count(run)) of every run, in parallel.
+template <typename Count, typename Body>
+void for_each(const std::vector<RunOfWeight>& runs, int64_t grain, const Count& count,
+              const Body& body) {
+  std::vector<int64_t> ends;
+  int64_t total = 0;
+  for (const RunOfWeight& run : runs) ends.push_back(total += count(run));
+  at::parallel_for(0, total, grain, [&](int64_t begin, int64_t end) {
+    size_t index = std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin();
+    for (int64_t i = begin; i < end; ++i) {
+      while (i >= ends[index]) ++index;
+      body(runs[index], i - (ends[index] - count(runs[index])));
+    }
+  });
 }
 
 }  // namespace
 
 template <typename Element>
-void pack_forward(const Problem<Element>& problem, WeightView<const Element> weight,
-                  AccType<Element>* packed) {
+void pack_forward(const Problem<Element>& problem, const BlockList& list,
+                  WeightView<const Element> weight, AccType<Element>* packed) {
   const ConvShape& shape = problem.shape;
-  const int64_t n = shape.gemm_n(), k = shape.gemm_k();
-  const int64_t channels = shape.channels_per_group(), taps = shape.taps();
+  const int64_t n = shape.gemm_n();
+  const auto runs = runs_of_weight(shape, list, weight.channels_last, /*forward=*/true);
   // A unit is [n, taps] of one channel, or [n, channels] of one tap: whichever is contiguous.
-  const int64_t units = weight.channels_last ? taps : channels;
-  const int64_t unit_cols = weight.channels_last ? channels : taps;
-  const int64_t dst_stride = weight.channels_last ? n : channels * n;
-  const int64_t unit_step = weight.channels_last ? channels * n : n;
-  at::parallel_for(
-      0, shape.G * units, kGrainValues / (n * unit_cols) + 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t group = i / units, unit = i % units;
-          problem.kernels->widen_transposed({weight.data + group * n * k + unit * unit_cols, k,
-                                             packed + group * n * k + unit * unit_step, dst_stride,
-                                             n, unit_cols});
+  const auto units = [&](const RunOfWeight& r) -> int64_t {
+    return weight.channels_last ? r.block->taps() : r.run->channels;
+  };
+  for_each(
+      runs, kGrainValues / (n * shape.taps()) + 1, units, [&](const RunOfWeight& r, int64_t i) {
+        const int64_t taps = r.block->taps(), channels = r.run->channels;
+        const Element* from = weight.data + r.weight;
+        AccType<Element>* to = packed + r.packed;
+        if (weight.channels_last) {
+          problem.kernels->widen_transposed({from + i * shape.channels_per_group(), shape.gemm_k(),
+                                             to + i * channels * n, n, n, channels});
+        } else {
+          problem.kernels->widen_transposed(
+              {from + i * shape.taps(), shape.gemm_k(), to + i * n, channels * n, n, taps});
         }
       });
 }
@@ -63,16 +86,16 @@ template <typename Element>
 void pack_backward(const Problem<Element>& problem, const BlockList& list,
                    WeightView<const Element> weight, AccType<Element>* packed) {
   const ConvShape& shape = problem.shape;
-  for_each_row(shape, list, [&](const ColumnBlock& block, int32_t group, int64_t k) {
-    const int64_t row = (block.group_begin + group) * int64_t{shape.gemm_n()} + k;
-    const auto from = row_of(shape, weight, block, row);
-    auto* to = packed + packed_offset(shape, block, group) + k * block.gemm_k();
-    if (from.channels_last) {
-      problem.kernels->widen({from.data, shape.channels_per_group(), to, block.channels(),
-                              block.taps(), block.channels()});
+  const auto runs = runs_of_weight(shape, list, weight.channels_last, /*forward=*/false);
+  const auto rows = [&](const RunOfWeight&) -> int64_t { return shape.gemm_n(); };
+  for_each(runs, kGrainValues / shape.gemm_k() + 1, rows, [&](const RunOfWeight& r, int64_t k) {
+    const int64_t taps = r.block->taps(), channels = r.run->channels;
+    const Element* from = weight.data + r.weight + k * shape.gemm_k();
+    AccType<Element>* to = packed + r.packed + k * r.block->gemm_k();
+    if (weight.channels_last) {
+      problem.kernels->widen({from, shape.channels_per_group(), to, channels, taps, channels});
     } else {
-      problem.kernels->widen_transposed(
-          {from.data, shape.taps(), to, block.channels(), block.channels(), block.taps()});
+      problem.kernels->widen_transposed({from, shape.taps(), to, channels, channels, taps});
     }
   });
 }
@@ -83,31 +106,32 @@ void unpack_gradient(const Problem<Element>& problem, const BlockList& list,
   using Acc = AccType<Element>;
   const ConvShape& shape = problem.shape;
   const int64_t part_size = int64_t{shape.K} * shape.gemm_k();
-  for_each_row(shape, list, [&](const ColumnBlock& block, int32_t group, int64_t k) {
-    const Acc* from = packed + packed_offset(shape, block, group) + k * block.gemm_k();
-    std::vector<Acc> sum(from, from + block.gemm_k());
+  const auto runs = runs_of_weight(shape, list, gradient.channels_last, /*forward=*/false);
+  const auto rows = [&](const RunOfWeight&) -> int64_t { return shape.gemm_n(); };
+  for_each(runs, kGrainValues / shape.gemm_k() + 1, rows, [&](const RunOfWeight& r, int64_t k) {
+    const int64_t taps = r.block->taps(), channels = r.run->channels;
+    const Acc* from = packed + r.packed + k * r.block->gemm_k();
+    std::vector<Acc> sum(from, from + taps * channels);
     for (int64_t part = 1; part < parts; ++part) {
       const Acc* addend = from + part * part_size;
-      for (int32_t i = 0; i < block.gemm_k(); ++i) sum[i] += addend[i];
+      for (int64_t i = 0; i < taps * channels; ++i) sum[i] += addend[i];
     }
-    const int64_t row = (block.group_begin + group) * int64_t{shape.gemm_n()} + k;
-    const auto to = row_of(shape, gradient, block, row);
-    if (to.channels_last) {
-      problem.kernels->narrow({sum.data(), block.channels(), to.data, shape.channels_per_group(),
-                               block.taps(), block.channels()});
+    Element* to = gradient.data + r.weight + k * shape.gemm_k();
+    if (gradient.channels_last) {
+      problem.kernels->narrow(
+          {sum.data(), channels, to, shape.channels_per_group(), taps, channels});
     } else {
-      problem.kernels->narrow_transposed(
-          {sum.data(), block.channels(), to.data, shape.taps(), block.taps(), block.channels()});
+      problem.kernels->narrow_transposed({sum.data(), channels, to, shape.taps(), taps, channels});
     }
   });
 }
 
-#define DCN_INSTANTIATE(Element)                                                 \
-  template void pack_forward(const Problem<Element>&, WeightView<const Element>, \
-                             AccType<Element>*);                                 \
-  template void pack_backward(const Problem<Element>&, const BlockList&,         \
-                              WeightView<const Element>, AccType<Element>*);     \
-  template void unpack_gradient(const Problem<Element>&, const BlockList&,       \
+#define DCN_INSTANTIATE(Element)                                                                   \
+  template void pack_forward(const Problem<Element>&, const BlockList&, WeightView<const Element>, \
+                             AccType<Element>*);                                                   \
+  template void pack_backward(const Problem<Element>&, const BlockList&,                           \
+                              WeightView<const Element>, AccType<Element>*);                       \
+  template void unpack_gradient(const Problem<Element>&, const BlockList&,                         \
                                 const AccType<Element>*, int64_t, WeightView<Element>);
 DCN_INSTANTIATE(double)
 DCN_INSTANTIATE(float)

@@ -13,12 +13,14 @@ struct WeightView {
   bool channels_last;
 };
 
-// [G][tap][c][k]: the right-hand matrix of out = columns * packed.
+// For each block and group [value of the column][k]: the right-hand matrix of out = columns *
+// packed.
 template <typename Element>
-void pack_forward(const Problem<Element>& problem, WeightView<const Element> weight,
-                  AccType<Element>* packed);
+void pack_forward(const Problem<Element>& problem, const BlockList& list,
+                  WeightView<const Element> weight, AccType<Element>* packed);
 
-// For each block and group [k][tap][c]: the right-hand matrix of grad_columns = grad * packed.
+// For each block and group [k][value of the column]: the right-hand matrix of grad_columns = grad *
+// packed.
 template <typename Element>
 void pack_backward(const Problem<Element>& problem, const BlockList& list,
                    WeightView<const Element> weight, AccType<Element>* packed);
