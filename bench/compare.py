@@ -30,20 +30,12 @@ def commit() -> str:
 
 
 def competitors(inputs: dict[str, bench.Inputs], torchvision: bool, backward: bool):
-    """The callables of one layer and pass, by name; `inputs` by layout."""
+    """The callables of one layer and pass in both layouts; torchvision's in NCHW, the only one it has."""
     runs = {}
     for layout, data in inputs.items():
-        ours, plain = data.leaves(deformable=True), data.leaves(deformable=False)
-        if backward:
-            runs[f"dcn {layout}"] = bench.backward_of(data.forward, ours, data.grad)
-            runs[f"conv {layout}"] = bench.backward_of(data.convolution, plain, data.grad)
-        else:
-            runs[f"dcn {layout}"] = torch.no_grad()(data.forward)
-            runs[f"conv {layout}"] = torch.no_grad()(data.convolution)
-    if torchvision:
-        data = inputs["nchw"]
-        theirs = bench.backward_of(data.torchvision, data.leaves(True), data.grad)
-        runs["torchvision"] = theirs if backward else torch.no_grad()(data.torchvision)
+        theirs = torchvision and layout == "nchw"
+        for name, run in bench.competitors(data, theirs, backward).items():
+            runs[name if name == "torchvision" else f"{name} {layout}"] = run
     return runs
 
 

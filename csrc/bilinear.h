@@ -23,7 +23,7 @@ namespace dcn {
 template <typename Coord>
 struct Sample {
   int32_t y0, x0;    // top-left corner; -1 is possible, where corners 0 and 1 (or 0 and 2) are outside
-  Coord ly, lx;      // fractions in [0, 1)
+  Coord ly, lx;      // fractions in [0, 1); NaN when a coordinate is NaN
   uint32_t corners;  // bit k is set when corner k lies inside the image
   Coord fill;        // 0 or NaN
 
@@ -58,9 +58,10 @@ DCN_HOST_DEVICE Sample<Coord> make_sample(Coord y, Coord x, int32_t H, int32_t W
   Sample<Coord> sample{0, 0, Coord(0), Coord(0), 0u, Coord(0)};
   const bool inside = y > Coord(-1) && y < Coord(H) && x > Coord(-1) && x < Coord(W);
   if (!inside) {
-    // y != y is the one test for NaN that needs no header on the device.
+    // y != y is the one test for NaN that needs no header on the device. The fractions carry it into every weight as well.
     if (y != y) sample.fill = y;
     if (x != x) sample.fill = x;
+    sample.ly = sample.lx = sample.fill;
     return sample;
   }
 #if defined(__CUDA_ARCH__)

@@ -22,53 +22,68 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // im2col_gemm: how many output pixels share one columns slice, and on how many lanes the slices are worked.
 //
-// The columns of all lanes together should live in the L2 and never reach device memory. A third of the L2 leaves room for the
-// image, the weights and the output that pass through it meanwhile: an H200 reads 8 TB/s from its 60 MB of L2 up to a working
-// set of 32 MB and half of that beyond.
-constexpr int64_t kColumnsShareOfL2 = 3;
-// cuBLAS tiles are up to 256 rows high; chunks in multiples of it waste no part of a tile.
-constexpr int64_t kGemmTileRows = 256;
-// Chunks in flight: while one lane's GEMM fills the tensor cores, the next lane gathers. A third lane gained nothing.
+// Large chunks win, although their columns pass through device memory: small ones keep the columns in the L2, but a GEMM of a few
+// thousand rows leaves multiprocessors idle, which costs more (measured on an H200: 8 MiB of columns are 1.2 to 1.7 times slower
+// than 56). So a call takes what the workspace allowance gives, columns, GEMM workspaces and partial sums together.
+constexpr int64_t kWorkspaceAllowance = 64 * kMiB;
+// GEMM tiles are up to 128 rows high; chunks in multiples of it waste no part of a tile.
+constexpr int64_t kGemmTileRows = 128;
+// Two chunks in flight let one lane's GEMM fill the tensor cores while the other gathers. That pays once there are chunks enough
+// to hide the halved size of each: forward from four, backward, whose chunks are longer, from two. A third lane gained nothing.
 constexpr int kLanes = 2;
+constexpr int64_t kChunksForLanesForward = 4;
+constexpr int64_t kChunksForLanesBackward = 2;
 
-int64_t chunk_pixels_of(const PlanRequest& request, int lanes) {
-  const ConvShape& shape = request.shape;
-  const int64_t total = std::max<int64_t>(shape.output_pixels(), 1);
-  if (request.forced && request.forced->chunk_pixels > 0) {
-    return std::min(request.forced->chunk_pixels, total);
-  }
+// Bytes of one lane's sum of the weight gradient, in f32 (f64 for f64).
+int64_t weight_sum_bytes(const PlanRequest& request) {
+  if (request.pass == Pass::kForward || !request.output_mask[1]) return 0;
+  return request.shape.K * int64_t{request.shape.gemm_k()} * (request.dtype == Dtype::kF64 ? 8 : 4);
+}
+
+int64_t column_bytes(const PlanRequest& request) {
+  return request.shape.column_length() * size_of(request.dtype);
+}
+
+// The most pixels a chunk may have when `lanes` of them share the allowance.
+int64_t fitting_pixels(const PlanRequest& request, int lanes) {
+  const int64_t fixed = lanes * (kGemmWorkspaceBytes + weight_sum_bytes(request));
+  const int64_t each = std::max<int64_t>(kWorkspaceAllowance - fixed, 0) / lanes;
+  const int64_t pixels = each / column_bytes(request) / kGemmTileRows * kGemmTileRows;
+  return std::max(pixels, kGemmTileRows);
+}
+
+int choose_lanes(const PlanRequest& request, int64_t pixels) {
+  if (request.forced && request.forced->lanes > 0) return request.forced->lanes;
+  const int64_t enough = request.pass == Pass::kForward ? kChunksForLanesForward
+                                                        : kChunksForLanesBackward;
+  return ceil_div(pixels, fitting_pixels(request, 1)) >= enough ? kLanes : 1;
+}
+
+// Chunks of equal size, as many as there are lanes or a multiple, so that no lane idles at the end.
+int64_t choose_chunk_pixels(const PlanRequest& request, int lanes, int64_t pixels) {
+  if (request.forced && request.forced->chunk_pixels > 0) return request.forced->chunk_pixels;
   if (request.im2col_step > 0) {
-    const int64_t images = std::min<int64_t>(request.im2col_step, std::max(shape.N, 1));
-    return images * shape.output_pixels_per_image();
+    return request.im2col_step * request.shape.output_pixels_per_image();
   }
-  const int64_t column_bytes = shape.column_length() * size_of(request.dtype);
-  const int64_t budget = request.device.l2_bytes / kColumnsShareOfL2 / lanes;
-  const int64_t fitting = budget / column_bytes / kGemmTileRows * kGemmTileRows;
-  return std::min(std::max(fitting, kGemmTileRows), total);
+  const int64_t chunks = ceil_div(ceil_div(pixels, fitting_pixels(request, lanes)), lanes) * lanes;
+  return ceil_div(ceil_div(pixels, chunks), kGemmTileRows) * kGemmTileRows;
 }
 
 Plan plan_im2col_gemm(const PlanRequest& request) {
-  const ConvShape& shape = request.shape;
-  const int64_t total = std::max<int64_t>(shape.output_pixels(), 1);
+  const int64_t pixels = std::max<int64_t>(request.shape.output_pixels(), 1);
   Plan plan;
   plan.algorithm = Algorithm::kIm2colGemm;
-  const bool lanes_forced = request.forced && request.forced->lanes > 0;
-  plan.lanes = lanes_forced ? request.forced->lanes : kLanes;
-  plan.chunk_pixels = chunk_pixels_of(request, plan.lanes);
-  plan.chunks = ceil_div(total, plan.chunk_pixels);
+  plan.lanes = choose_lanes(request, pixels);
+  plan.chunk_pixels = std::min(choose_chunk_pixels(request, plan.lanes, pixels), pixels);
+  plan.chunks = ceil_div(pixels, plan.chunk_pixels);
   plan.lanes = static_cast<int>(std::min<int64_t>(plan.lanes, plan.chunks));
-  plan.columns_bytes =
-      plan.lanes * plan.chunk_pixels * shape.column_length() * size_of(request.dtype);
-  plan.workspace_bytes = plan.columns_bytes + plan.lanes * kGemmWorkspaceBytes;
-  if (request.pass == Pass::kBackward) {
-    const int64_t accumulate = request.dtype == Dtype::kF64 ? 8 : 4;
-    if (request.output_mask[1]) {
-      plan.workspace_bytes += plan.lanes * shape.K * int64_t{shape.gemm_k()} * accumulate;
-    }
-    if (request.output_mask[0]) {
-      plan.accumulator_bytes = shape.input_pixels() * shape.C * accumulate;
-      plan.deterministic = false;  // the input gradient is a sum of atomic additions
-    }
+  plan.columns_bytes = plan.lanes * plan.chunk_pixels * column_bytes(request);
+  plan.workspace_bytes =
+      plan.columns_bytes + plan.lanes * (kGemmWorkspaceBytes + weight_sum_bytes(request));
+  if (request.pass == Pass::kBackward && request.output_mask[0]) {
+    const int64_t sum = request.dtype == Dtype::kF64 ? 8 : 4;
+    plan.accumulator_bytes = request.shape.input_pixels() * request.shape.C * sum;
+    plan.deterministic = false;  // the input gradient is a sum of atomic additions
   }
   return plan;
 }

@@ -121,6 +121,19 @@ def backward_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad: Tenso
     return lambda: torch.autograd.grad(output, leaves, grad, retain_graph=True)
 
 
+def competitors(data: Inputs, torchvision: bool, backward: bool) -> dict[str, Callable[[], object]]:
+    """What to time of one layer and pass: `dcn`, the plain `conv`, and `torchvision` if asked for."""
+    runs = {"dcn": (data.forward, True), "conv": (data.convolution, False)}
+    if torchvision:
+        runs["torchvision"] = (data.torchvision, True)
+    if not backward:
+        return {name: torch.no_grad()(forward) for name, (forward, _) in runs.items()}
+    return {
+        name: backward_of(forward, data.leaves(deformable), data.grad)
+        for name, (forward, deformable) in runs.items()
+    }
+
+
 def _median_gpu(run: Callable[[], object], device: torch.device, budget_ms: float) -> float:
     if device not in _flush:
         _flush[device] = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device)

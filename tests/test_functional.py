@@ -111,7 +111,10 @@ def test_the_function_class_gives_the_same(case, device):
             out = dcn.deform_conv2d(**tensors, **case.geometry)
         out.sum().backward()
         results.append([out.detach(), *(tensor.grad for tensor in leaves(tensors))])
-    assert all(map(torch.equal, *results))
+    for direct, through_class in zip(*results, strict=True):
+        # Atomic additions leave the last bits of the input gradient open on a GPU.
+        tolerance = {} if device == "cuda" else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(direct, through_class, **tolerance)
 
 
 def test_the_function_class_computes_what_is_needed():

@@ -15,10 +15,10 @@ struct SamplingGradient {
 template <typename Element>
 struct BackwardCall {
   Problem<Element> problem;
-  WeightView<const Element> weight;
+  const Element* weight;          // [K, R, S, C/G]
   ImageView<const Element> grad;  // of the output
   ImageView<Element> grad_input;
-  WeightView<Element> grad_weight;
+  WeightGradient<Element> grad_weight;
   SamplingGradient grad_offset, grad_mask;
 
   bool wants_sampling() const { return grad_offset.data || grad_mask.data; }

@@ -48,11 +48,10 @@ struct PreparedCall {
   Tensor image, weight, offset, mask;
   std::vector<Element> zeros;
   cpu::Problem<Element> problem;
-  cpu::WeightView<const Element> weight_view;
 
   PreparedCall(const DeformConvCall& call, const ConvShape& shape)
       : image(cpu::to_channels_last(call.input, cpu::kernels<Element>())),
-        weight(call.weight.contiguous(call.weight.suggest_memory_format())),
+        weight(cpu::to_channels_last(call.weight, cpu::kernels<Element>())),
         offset(call.offset.contiguous()),
         mask(call.has_mask() ? call.mask->contiguous() : Tensor()),
         zeros(shape.C, Element{}) {
@@ -62,7 +61,6 @@ struct PreparedCall {
     problem.offset = {offset.const_data_ptr(), is_wide(offset)};
     if (mask.defined()) problem.mask = {mask.const_data_ptr(), is_wide(mask)};
     problem.zeros = zeros.data();
-    weight_view = {data_of<Element>(weight), !weight.is_contiguous()};
   }
 };
 
@@ -105,7 +103,7 @@ Tensor deform_conv2d_cpu(const Tensor& input, const Tensor& weight, const Tensor
   dispatch(input.scalar_type(), [&](auto element) {
     using Element = decltype(element);
     const PreparedCall<Element> prepared(call, shape);
-    cpu::run_forward<Element>({prepared.problem, prepared.weight_view,
+    cpu::run_forward<Element>({prepared.problem, data_of<Element>(prepared.weight),
                                has_bias ? data_of<Element>(dense_bias) : nullptr,
                                image_view<Element>(output)});
   });
@@ -145,7 +143,7 @@ Gradients deform_conv2d_backward_cpu(const Tensor& grad, const Tensor& input, co
       using Element = decltype(element);
       const PreparedCall<Element> prepared(call, shape);
       cpu::BackwardCall<Element> backward{
-          prepared.problem, prepared.weight_view, {}, {}, {}, {}, {}};
+          prepared.problem, data_of<Element>(prepared.weight), {}, {}, {}, {}, {}};
       backward.grad = {data_of<Element>(dense_grad), !dense_grad.is_contiguous()};
       backward.grad_input = image_view<Element>(grad_input);
       if (grad_weight.defined()) {
@@ -161,10 +159,12 @@ Gradients deform_conv2d_backward_cpu(const Tensor& grad, const Tensor& input, co
       cpu::run_backward(backward);
     });
   }
-  const Tensor absent = at::empty({0}, input.options().memory_format(std::nullopt));
-  const auto or_absent = [&](const Tensor& tensor) { return tensor.defined() ? tensor : absent; };
+  // A gradient that was not asked for is an empty tensor of its own: outputs of an operator must not alias.
+  const auto or_absent = [&](const Tensor& tensor) {
+    return tensor.defined() ? tensor : at::empty({0}, input.options().memory_format(std::nullopt));
+  };
   return {or_absent(grad_input), or_absent(grad_weight), or_absent(grad_offset),
-          or_absent(grad_mask), output_mask[4] ? dense_grad.sum({0, 2, 3}) : absent};
+          or_absent(grad_mask), or_absent(output_mask[4] ? dense_grad.sum({0, 2, 3}) : Tensor())};
 }
 
 TORCH_LIBRARY_IMPL(dcn, CPU, m) {

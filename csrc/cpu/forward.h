@@ -7,8 +7,8 @@ namespace dcn::cpu {
 template <typename Element>
 struct ForwardCall {
   Problem<Element> problem;
-  WeightView<const Element> weight;
-  const Element* bias;  // [K], or null
+  const Element* weight;  // [K, R, S, C/G]
+  const Element* bias;    // [K], or null
   ImageView<Element> output;
 };
 

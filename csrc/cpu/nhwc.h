@@ -1,4 +1,4 @@
-// An input as [N, H, W, C] in memory.
+// An input as [N, H, W, C] in memory, a weight as [K, R, S, C/G].
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,8 +7,8 @@
 
 namespace dcn::cpu {
 
-// Channels_last input as it is; anything else as a copy.
+// A channels_last tensor as it is; anything else as a copy.
 template <typename Element>
-at::Tensor to_channels_last(const at::Tensor& input, const Kernels<Element>& kernels);
+at::Tensor to_channels_last(const at::Tensor& tensor, const Kernels<Element>& kernels);
 
 }  // namespace dcn::cpu

@@ -58,51 +58,39 @@ void for_each(const std::vector<RunOfWeight>& runs, int64_t grain, const Count& 
 }  // namespace
 
 template <typename Element>
-void pack_forward(const Problem<Element>& problem, const BlockList& list,
-                  WeightView<const Element> weight, AccType<Element>* packed) {
+void pack_forward(const Problem<Element>& problem, const BlockList& list, const Element* weight,
+                  AccType<Element>* packed) {
   const ConvShape& shape = problem.shape;
   const int64_t n = shape.gemm_n();
-  const auto runs = runs_of_weight(shape, list, weight.channels_last, /*forward=*/true);
-  // A unit is [n, taps] of one channel, or [n, channels] of one tap: whichever is contiguous.
-  const auto units = [&](const RunOfWeight& r) -> int64_t {
-    return weight.channels_last ? r.block->taps() : r.run->channels;
-  };
-  for_each(
-      runs, kGrainValues / (n * shape.taps()) + 1, units, [&](const RunOfWeight& r, int64_t i) {
-        const int64_t taps = r.block->taps(), channels = r.run->channels;
-        const Element* from = weight.data + r.weight;
-        AccType<Element>* to = packed + r.packed;
-        if (weight.channels_last) {
-          problem.kernels->widen_transposed({from + i * shape.channels_per_group(), shape.gemm_k(),
-                                             to + i * channels * n, n, n, channels});
-        } else {
-          problem.kernels->widen_transposed(
-              {from + i * shape.taps(), shape.gemm_k(), to + i * n, channels * n, n, taps});
-        }
-      });
+  const auto runs = runs_of_weight(shape, list, /*channels_last=*/true, /*forward=*/true);
+  const auto taps = [](const RunOfWeight& r) -> int64_t { return r.block->taps(); };
+  const int64_t grain = kGrainValues / (n * shape.channels_per_offset_group()) + 1;
+  for_each(runs, grain, taps, [&](const RunOfWeight& r, int64_t tap) {
+    const int64_t channels = r.run->channels;
+    problem.kernels->widen_transposed({weight + r.weight + tap * shape.channels_per_group(),
+                                       shape.gemm_k(), packed + r.packed + tap * channels * n, n, n,
+                                       channels});
+  });
 }
 
 template <typename Element>
-void pack_backward(const Problem<Element>& problem, const BlockList& list,
-                   WeightView<const Element> weight, AccType<Element>* packed) {
+void pack_backward(const Problem<Element>& problem, const BlockList& list, const Element* weight,
+                   AccType<Element>* packed) {
   const ConvShape& shape = problem.shape;
-  const auto runs = runs_of_weight(shape, list, weight.channels_last, /*forward=*/false);
+  const auto runs = runs_of_weight(shape, list, /*channels_last=*/true, /*forward=*/false);
   const auto rows = [&](const RunOfWeight&) -> int64_t { return shape.gemm_n(); };
   for_each(runs, kGrainValues / shape.gemm_k() + 1, rows, [&](const RunOfWeight& r, int64_t k) {
-    const int64_t taps = r.block->taps(), channels = r.run->channels;
-    const Element* from = weight.data + r.weight + k * shape.gemm_k();
-    AccType<Element>* to = packed + r.packed + k * r.block->gemm_k();
-    if (weight.channels_last) {
-      problem.kernels->widen({from, shape.channels_per_group(), to, channels, taps, channels});
-    } else {
-      problem.kernels->widen_transposed({from, shape.taps(), to, channels, channels, taps});
-    }
+    const int64_t channels = r.run->channels;
+    problem.kernels->widen({weight + r.weight + k * shape.gemm_k(), shape.channels_per_group(),
+                            packed + r.packed + k * r.block->gemm_k(), channels, r.block->taps(),
+                            channels});
   });
 }
 
 template <typename Element>
 void unpack_gradient(const Problem<Element>& problem, const BlockList& list,
-                     const AccType<Element>* packed, int64_t parts, WeightView<Element> gradient) {
+                     const AccType<Element>* packed, int64_t parts,
+                     WeightGradient<Element> gradient) {
   using Acc = AccType<Element>;
   const ConvShape& shape = problem.shape;
   const int64_t part_size = int64_t{shape.K} * shape.gemm_k();
@@ -129,10 +117,10 @@ void unpack_gradient(const Problem<Element>& problem, const BlockList& list,
 #define DCN_INSTANTIATE(Element)                                                                   \
   template void pack_forward(const Problem<Element>&, const BlockList&, WeightView<const Element>, \
                              AccType<Element>*);                                                   \
-  template void pack_backward(const Problem<Element>&, const BlockList&,                           \
-                              WeightView<const Element>, AccType<Element>*);                       \
+  template void pack_backward(const Problem<Element>&, const BlockList&, const Element*,           \
+                              AccType<Element>*);                                                  \
   template void unpack_gradient(const Problem<Element>&, const BlockList&,                         \
-                                const AccType<Element>*, int64_t, WeightView<Element>);
+                                const AccType<Element>*, int64_t, WeightGradient<Element>);
 DCN_INSTANTIATE(double)
 DCN_INSTANTIATE(float)
 DCN_INSTANTIATE(Half)

@@ -6,28 +6,30 @@
 
 namespace dcn::cpu {
 
-// [K, C/G, R, S], or [K, R, S, C/G] where channels_last.
+// A weight gradient: [K, C/G, R, S], or [K, R, S, C/G] where channels_last. A weight is always the
+// latter.
 template <typename Element>
-struct WeightView {
-  Element* data;
-  bool channels_last;
+struct WeightGradient {
+  Element* data = nullptr;
+  bool channels_last = true;
 };
 
 // For each block and group [value of the column][k]: the right-hand matrix of out = columns *
 // packed.
 template <typename Element>
-void pack_forward(const Problem<Element>& problem, const BlockList& list,
-                  WeightView<const Element> weight, AccType<Element>* packed);
+void pack_forward(const Problem<Element>& problem, const BlockList& list, const Element* weight,
+                  AccType<Element>* packed);
 
 // For each block and group [k][value of the column]: the right-hand matrix of grad_columns = grad *
 // packed.
 template <typename Element>
-void pack_backward(const Problem<Element>& problem, const BlockList& list,
-                   WeightView<const Element> weight, AccType<Element>* packed);
+void pack_backward(const Problem<Element>& problem, const BlockList& list, const Element* weight,
+                   AccType<Element>* packed);
 
 // The sum of `parts` gradients, packed as by pack_backward, in their order.
 template <typename Element>
 void unpack_gradient(const Problem<Element>& problem, const BlockList& list,
-                     const AccType<Element>* packed, int64_t parts, WeightView<Element> gradient);
+                     const AccType<Element>* packed, int64_t parts,
+                     WeightGradient<Element> gradient);
 
 }  // namespace dcn::cpu

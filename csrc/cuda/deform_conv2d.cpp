@@ -1,8 +1,6 @@
 // The two operators on CUDA: guard, check, plan, convert to NHWC where needed, run the planned algorithm.
 #include <ATen/Context.h>
-#include <ATen/TensorUtils.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
@@ -12,21 +10,12 @@
 #include "../plan_scope.h"
 #include "device_info.h"
 #include "im2col_gemm.h"
+#include "layout.h"
 
 namespace dcn {
 namespace {
 
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
-
-Dtype dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble: return Dtype::kF64;
-    case at::kFloat: return Dtype::kF32;
-    case at::kHalf: return Dtype::kF16;
-    case at::kBFloat16: return Dtype::kBF16;
-    default: TORCH_INTERNAL_ASSERT(false, "unchecked dtype ", tensor.scalar_type());
-  }
-}
 
 // This is a convolution, so f32 follows the convolution's TF32 switch, whichever of its two spellings set it.
 bool tf32_allowed() {
@@ -81,8 +70,8 @@ Im2colGemmCall nhwc_call(const DeformConvCall& call, const ConvShape& shape, con
           plan,
           dtype_of(call.input),
           tf32_allowed(),
-          call.input.contiguous(kChannelsLast),
-          call.weight.contiguous(kChannelsLast),
+          to_nhwc(call.input),
+          to_nhwc(call.weight),
           sampling_map(offset),
           sampling_map(mask)};
 }
@@ -100,7 +89,6 @@ Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& weight, const Tenso
   const ConvShape shape = check_forward(call, bias);
   const c10::cuda::CUDAGuard guard(input.device());
   const Plan plan = plan_call(call, shape, Pass::kForward, {});
-  const auto format = input.suggest_memory_format();
   Tensor output = at::empty({shape.N, shape.K, shape.P, shape.Q},
                             input.options().memory_format(kChannelsLast));
   if (output.numel() > 0) {
@@ -116,13 +104,24 @@ Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& weight, const Tenso
       default: TORCH_INTERNAL_ASSERT(false, "no CUDA forward for ", name_of(plan.algorithm));
     }
   }
-  return output.contiguous(format);
+  return from_nhwc(output, input.scalar_type(), input.suggest_memory_format());
 }
 
-// Sums in f32 (f64 for f64) to the dtype and the memory format of the tensor whose gradient they are.
-Tensor finish(const Tensor& sums, const Tensor& like) {
-  return sums.to(like.options(), /*non_blocking=*/false, /*copy=*/false,
-                 like.suggest_memory_format());
+Tensor bias_gradient(const Tensor& grad_nhwc, const ConvShape& shape) {
+  const auto options = grad_nhwc.options().memory_format(std::nullopt);
+  ColumnSumParams params{};
+  params.rows = shape.output_pixels();
+  params.columns = shape.K;
+  params.dtype = dtype_of(grad_nhwc);
+  const Tensor gradient = params.rows == 0 ? at::zeros({shape.K}, options)
+                                           : at::empty({shape.K}, options);
+  const auto sums = options.dtype(grad_nhwc.element_size() == 2 ? at::kFloat : at::kDouble);
+  const Tensor partial = at::empty({column_sum_slabs(params.rows), shape.K}, sums);
+  params.from = grad_nhwc.const_data_ptr();
+  params.to = gradient.mutable_data_ptr();
+  params.partial = partial.mutable_data_ptr();
+  launch_column_sum(params, c10::cuda::getCurrentCUDAStream());
+  return gradient;
 }
 
 Tensor empty_gradient(const Tensor& like, bool wanted) {
@@ -144,14 +143,14 @@ Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, c
   const Plan plan = plan_call(call, shape, Pass::kBackward, output_mask);
   if (!plan.deterministic) at::globalContext().alertNotDeterministic("deform_conv2d_backward_cuda");
 
+  const Tensor grad_nhwc = to_nhwc(grad);
   const auto sum_type = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const auto sums = input.options().dtype(sum_type);
   Im2colGemmGradients gradients;
   if (output_mask[0]) {
-    // at::zeros would drop the memory format.
     gradients.input = at::empty(input.sizes(), sums.memory_format(kChannelsLast)).zero_();
   }
-  if (output_mask[1]) gradients.weight = at::zeros({plan.lanes, shape.K, shape.gemm_k()}, sums);
+  if (output_mask[1]) gradients.weight = at::empty({plan.lanes, shape.K, shape.gemm_k()}, sums);
   gradients.offset = empty_gradient(offset, output_mask[2]);
   if (output_mask[3]) gradients.mask = empty_gradient(*mask, true);
 
@@ -161,22 +160,30 @@ Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, c
     switch (plan.algorithm) {
       case Algorithm::kIm2colGemm:
         im2col_gemm_backward(nhwc_call(call, shape, plan, short_offset, mask_kept),
-                             grad.contiguous(kChannelsLast), gradients);
+                             grad_nhwc, gradients);
         break;
       default: TORCH_INTERNAL_ASSERT(false, "no CUDA backward for ", name_of(plan.algorithm));
     }
+  } else if (output_mask[1]) {
+    gradients.weight.zero_();  // an empty batch
   }
 
-  const Tensor nothing = at::empty({0}, input.options().memory_format(std::nullopt));
-  const auto or_nothing = [&](const Tensor& t) { return t.defined() ? t : nothing; };
+  // A gradient that was not asked for is an empty tensor of its own: outputs of an operator must not alias.
+  const auto or_nothing = [&](const Tensor& t) {
+    return t.defined() ? t : at::empty({0}, input.options().memory_format(std::nullopt));
+  };
   Tensor grad_input, grad_weight, grad_bias;
-  if (output_mask[0]) grad_input = finish(gradients.input, input);
+  if (output_mask[0]) {
+    grad_input =
+        from_nhwc(gradients.input, input.scalar_type(), input.suggest_memory_format());
+  }
   if (output_mask[1]) {
     const Tensor sum = plan.lanes == 1 ? gradients.weight.select(0, 0) : gradients.weight.sum(0);
     const Tensor nhwc = sum.view({shape.K, shape.R, shape.S, shape.channels_per_group()});
-    grad_weight = finish(nhwc.permute({0, 3, 1, 2}), weight);
+    grad_weight = from_nhwc(nhwc.permute({0, 3, 1, 2}), weight.scalar_type(),
+                            weight.suggest_memory_format());
   }
-  if (output_mask[4]) grad_bias = grad.sum({0, 2, 3});
+  if (output_mask[4]) grad_bias = bias_gradient(grad_nhwc, shape);
   return {or_nothing(grad_input), or_nothing(grad_weight), or_nothing(gradients.offset),
           or_nothing(gradients.mask), or_nothing(grad_bias)};
 }

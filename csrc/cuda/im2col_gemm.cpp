@@ -28,10 +28,12 @@ using at::Tensor;
 
 // The widest access that every address of a channel vector allows: alignment of the tensors, and channel counts so that a vector
 // lies within one offset group and one convolution group.
-int32_t vector_bytes(const Im2colGemmCall& call) {
+int32_t vector_bytes(const Im2colGemmCall& call, bool backward) {
   const int64_t element = size_of(call.dtype);
   const auto address = reinterpret_cast<uintptr_t>(call.input.const_data_ptr());
-  int32_t bytes = 16;
+  // Backward moves four channels a lane: consecutive lanes then add to consecutive 16-byte pieces of the f32 sums. Eight would
+  // leave holes between them, and each instruction would touch twice the sectors.
+  int32_t bytes = backward ? std::min<int32_t>(16, 4 * element) : 16;
   const auto fits = [&](int32_t width) {
     const int64_t channels = width / element;
     return call.shape.channels_per_offset_group() % channels == 0 &&
@@ -39,6 +41,17 @@ int32_t vector_bytes(const Im2colGemmCall& call) {
   };
   while (bytes > element && !fits(bytes)) bytes /= 2;
   return bytes;
+}
+
+// Units a block serves: as many as still leave every multiprocessor its eight resident blocks. Fewer repeat the block's overhead
+// (one unit a block: 2 times slower on a large layer), more leave multiprocessors idle on small ones (3 times slower).
+int32_t tile_units(const ConvShape& shape, int32_t pixels) {
+  constexpr int64_t kResidentBlocks = 8;  // 2048 threads of a multiprocessor / 256
+  const int64_t units = int64_t{shape.taps()} * shape.D;
+  const int64_t blocks = (pixels + kTilePixels - 1) / kTilePixels * units;
+  const int64_t wanted = kResidentBlocks * at::cuda::getCurrentDeviceProperties()->multiProcessorCount;
+  const int64_t most = std::min<int64_t>(units, kMaxTileUnits);
+  return static_cast<int32_t>(std::clamp<int64_t>(blocks / wanted, 1, most));
 }
 
 struct Lanes {
@@ -61,12 +74,12 @@ struct Lanes {
 
 // Runs body(chunk params, lane, first pixel, is the lane's first chunk) for every chunk on its lane's stream.
 template <typename Body>
-void for_each_chunk(const Im2colGemmCall& call, Gemm& gemm, Body&& body) {
+void for_each_chunk(const Im2colGemmCall& call, Pass pass, Gemm& gemm, Body&& body) {
   const ConvShape& shape = call.shape;
   const Lanes lanes(call);
   const auto caller = c10::cuda::getCurrentCUDAStream();
   const StreamFork fork(caller, call.plan.lanes);
-  const int32_t bytes = vector_bytes(call);
+  const int32_t bytes = vector_bytes(call, pass == Pass::kBackward);
   for (int64_t i = 0; i < call.plan.chunks; ++i) {
     const int lane = static_cast<int>(i % call.plan.lanes);
     const int64_t first = i * call.plan.chunk_pixels;
@@ -81,6 +94,7 @@ void for_each_chunk(const Im2colGemmCall& call, Gemm& gemm, Body&& body) {
     chunk.pixels = static_cast<int32_t>(
         std::min(call.plan.chunk_pixels, shape.output_pixels() - first));
     chunk.vector_bytes = bytes;
+    chunk.tile_units = tile_units(shape, chunk.pixels);
     chunk.columns = lanes.columns(lane);
     gemm.use_lane(fork.lane(lane), lanes.workspace(lane), kGemmWorkspaceBytes);
     body(chunk, fork.lane(lane).stream(), lane, first, i < call.plan.lanes);
@@ -107,8 +121,8 @@ void im2col_gemm_forward(const Im2colGemmCall& call, const std::optional<Tensor>
                          const Tensor& output) {
   const ConvShape& shape = call.shape;
   Gemm gemm(c10::cuda::getCurrentCUDAStream());
-  for_each_chunk(call, gemm, [&](const ColumnParams& chunk, cudaStream_t stream, int, int64_t first,
-                                 bool) {
+  for_each_chunk(call, Pass::kForward, gemm, [&](const ColumnParams& chunk, cudaStream_t stream,
+                                                 int, int64_t first, bool) {
     Im2colParams params{};
     params.chunk = chunk;
     params.bias = bias.has_value() ? bias->const_data_ptr() : nullptr;
@@ -179,8 +193,8 @@ void im2col_gemm_backward(const Im2colGemmCall& call, const Tensor& grad,
   const bool samples = gradients.input.defined() || gradients.offset.defined() ||
                        gradients.mask.defined();
   Gemm gemm(c10::cuda::getCurrentCUDAStream());
-  for_each_chunk(call, gemm, [&](const ColumnParams& chunk, cudaStream_t stream, int lane,
-                                 int64_t first, bool first_of_lane) {
+  for_each_chunk(call, Pass::kBackward, gemm, [&](const ColumnParams& chunk, cudaStream_t stream,
+                                                  int lane, int64_t first, bool first_of_lane) {
     const GemmOperand grad_rows{rows_at(grad, first, shape.K), CUBLAS_OP_N, shape.K,
                                 shape.gemm_n(), call.dtype};
     if (samples) {

@@ -20,25 +20,24 @@ __device__ __forceinline__ Coord sum_over_lanes(Coord value, int lanes) {
 }
 
 template <typename Element, int kVec, typename Coord>
-__device__ __forceinline__ void scatter(const Col2imParams& params, const PlannedSample<Coord>& at,
-                                        int32_t c, const Vector<Element, kVec>& gcol) {
-  const ConvShape& shape = params.chunk.shape;
-  Coord* grad_input = static_cast<Coord*>(params.grad_input);
-  const int32_t origin = (at.sample.y0 * shape.W + at.sample.x0) * shape.C + at.channel + c;
+__device__ __forceinline__ void scatter(Coord* corner0, const ConvShape& shape,
+                                        const PlannedSample<Coord>& at,
+                                        const Vector<Element, kVec>& gcol) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    const Coord weight = at.sample.weight(k) * at.mask;
     // A corner of weight zero is touched by no gradient: with the zero offsets of a fresh layer that spares three of four.
-    if (!at.sample.has(k) || weight == Coord(0)) continue;
+    if (!at.has(k) || at.weight[k] == Coord(0)) continue;
     Vector<Coord, kVec> contribution;
 #pragma unroll
-    for (int j = 0; j < kVec; ++j) contribution.lane[j] = weight * Coord(widen(gcol.lane[j]));
-    atomic_add(grad_input + at.image + origin + Sample<Coord>::corner_step(k, shape.W) * shape.C,
-               contribution);
+    for (int j = 0; j < kVec; ++j) contribution.lane[j] = at.weight[k] * Coord(widen(gcol.lane[j]));
+    atomic_add(corner0 + Sample<Coord>::corner_step(k, shape.W) * shape.C, contribution);
   }
 }
 
-// The tile's sampling gradients, kept where the planned samples were and written with consecutive threads on consecutive pixels.
+// Where a finished sample keeps its gradients, in place of its weights.
+enum { kGradY, kGradX, kGradMask };
+
+// The tile's sampling gradients, kept where the planned samples' weights were and written with consecutive threads on consecutive pixels.
 template <typename Coord>
 __device__ __forceinline__ void store_sampling_gradients(const Col2imParams& params,
                                                          const Tile& tile,
@@ -50,19 +49,21 @@ __device__ __forceinline__ void store_sampling_gradients(const Col2imParams& par
   for (int32_t i = threadIdx.x; i < kTilePixels * tile.units; i += kThreads) {
     const int32_t pixel = i % kTilePixels, unit = i / kTilePixels;
     if (pixel >= tile.pixels) continue;
-    const int32_t tap = (tile.first_unit + unit) / shape.D;
-    const int32_t d = (tile.first_unit + unit) - tap * shape.D;
+    const Unit u = unit_at(shape, tile.first_unit + unit);
     const OutputPixel at = output_pixel(chunk, tile.first_pixel + pixel);
+    const int32_t map = u.d * shape.taps() + u.tap;
     const int64_t inside = int64_t{at.p} * shape.Q + at.q;
-    const int64_t map = at.n * samples + int64_t{d} * shape.taps() + tap;
-    const PlannedSample<Coord>& done = planned[pixel * tile.units + unit];
+    const int64_t plane_index = at.n * samples + map;
+    const Coord(&gradient)[4] = planned[pixel * tile.units + unit].weight;
     if (params.grad_offset != nullptr) {
-      store_as(params.grad_offset, chunk.offset.dtype, 2 * map * plane + inside, done.sample.ly);
-      store_as(params.grad_offset, chunk.offset.dtype, (2 * map + 1) * plane + inside,
-               done.sample.lx);
+      const Coord mask = load_mask<Coord>(chunk, at, map);
+      const int64_t y = 2 * plane_index * plane + inside;
+      store_as(params.grad_offset, chunk.offset.dtype, y, mask * gradient[kGradY]);
+      store_as(params.grad_offset, chunk.offset.dtype, y + plane, mask * gradient[kGradX]);
     }
     if (params.grad_mask != nullptr) {
-      store_as(params.grad_mask, chunk.mask.dtype, map * plane + inside, done.mask);
+      store_as(params.grad_mask, chunk.mask.dtype, plane_index * plane + inside,
+               gradient[kGradMask]);
     }
   }
 }
@@ -80,6 +81,7 @@ __global__ void __launch_bounds__(kThreads)
 
   const Element* input = static_cast<const Element*>(chunk.input);
   Element* columns = static_cast<Element*>(chunk.columns);
+  Coord* grad_input = static_cast<Coord*>(params.grad_input);
   const int32_t channels = shape.channels_per_offset_group();
   const int32_t groups = kThreads / lanes;
   const int32_t lane = threadIdx.x & (lanes - 1);
@@ -89,37 +91,37 @@ __global__ void __launch_bounds__(kThreads)
     const int32_t i = round * groups + threadIdx.x / lanes;
     const bool active = i < tile.samples();
     const PlannedSample<Coord> at = planned[active ? i : 0];
-    const Coord base = at.sample.modulated_fill(at.mask);
+    const Element* corner0 = input + at.from;
     Coord dot[4] = {};
-    Element* column = columns + int64_t{at.pixel} * shape.column_length();
     for (int32_t c = lane * kVec; active && c < channels; c += lanes * kVec) {
       auto* place = reinterpret_cast<Vector<Element, kVec>*>(
-          column + column_index(shape, at.tap, at.channel + c));
+          columns + column_element(shape, tile, at, i, c));
       const Vector<Element, kVec> gcol = *place;
       Vector<Element, kVec> corner[4], out;
-      load_corners(input, shape, at, c, corner);
+      load_corners(corner0 + c, shape, at, corner);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
-        Coord value = base;
+        Coord value = at.base;
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           const Coord x = Coord(widen(corner[k].lane[j]));
           dot[k] += Coord(widen(gcol.lane[j])) * x;
-          value += at.sample.weight(k) * at.mask * x;
+          value += at.weight[k] * x;
         }
         narrow(value, out.lane[j]);
       }
-      if (params.grad_input != nullptr) scatter(params, at, c, gcol);
+      if (grad_input != nullptr) scatter(grad_input + at.from + c, shape, at, gcol);
       if (params.write_columns) *place = out;
     }
 #pragma unroll
     for (int k = 0; k < 4; ++k) dot[k] = sum_over_lanes(dot[k], lanes);
     __syncwarp();
     if (active && lane == 0) {
-      const Sample<Coord>& sample = at.sample;
-      planned[i].sample.ly = at.mask * sample.d_dy(dot[0], dot[1], dot[2], dot[3]);
-      planned[i].sample.lx = at.mask * sample.d_dx(dot[0], dot[1], dot[2], dot[3]);
-      planned[i].mask = sample.interpolate(dot[0], dot[1], dot[2], dot[3]);
+      const Sample<Coord> sample{0, 0, at.ly, at.lx, at.corners, Coord(0)};
+      Coord(&gradient)[4] = planned[i].weight;
+      gradient[kGradY] = sample.d_dy(dot[0], dot[1], dot[2], dot[3]);
+      gradient[kGradX] = sample.d_dx(dot[0], dot[1], dot[2], dot[3]);
+      gradient[kGradMask] = sample.interpolate(dot[0], dot[1], dot[2], dot[3]);
     }
   }
   __syncthreads();

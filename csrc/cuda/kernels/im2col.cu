@@ -37,24 +37,20 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t lane = threadIdx.x & (lanes - 1);
   for (int32_t i = threadIdx.x / lanes; i < tile.samples(); i += kThreads / lanes) {
     const PlannedSample<Coord> at = planned[i];
-    Coord weight[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) weight[k] = at.sample.weight(k) * at.mask;
-    const Coord base = at.sample.modulated_fill(at.mask);
-    Element* column = columns + int64_t{at.pixel} * shape.column_length();
+    const Element* corner0 = input + at.from;
 #pragma unroll 2
     for (int32_t c = lane * kVec; c < channels; c += lanes * kVec) {
       Vector<Element, kVec> corner[4], out;
-      load_corners(input, shape, at, c, corner);
+      load_corners(corner0 + c, shape, at, corner);
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
-        Coord value = base;
+        Coord value = at.base;
 #pragma unroll
-        for (int k = 0; k < 4; ++k) value += weight[k] * Coord(widen(corner[k].lane[j]));
+        for (int k = 0; k < 4; ++k) value += at.weight[k] * Coord(widen(corner[k].lane[j]));
         narrow(value, out.lane[j]);
       }
-      *reinterpret_cast<Vector<Element, kVec>*>(
-          column + column_index(shape, at.tap, at.channel + c)) = out;
+      *reinterpret_cast<Vector<Element, kVec>*>(columns + column_element(shape, tile, at, i, c)) =
+          out;
     }
   }
 }

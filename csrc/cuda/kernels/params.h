@@ -16,6 +16,9 @@ struct SamplingMap {
   int32_t stride_c, stride_h, stride_w;
 };
 
+constexpr int kTilePixels = 32;    // a block's output pixels: one warp plans one unit with coalesced reads of the offset maps
+constexpr int kMaxTileUnits = 16;  // keeps the planned samples of a block within 24 KB (f32)
+
 // One chunk of output pixels: a contiguous range of the flattened (n, p, q).
 struct ColumnParams {
   ConvShape shape;
@@ -26,6 +29,7 @@ struct ColumnParams {
   int32_t first_pixel;   // that pixel within its image
   int32_t pixels;        // in the chunk
   int32_t vector_bytes;  // 16, 8, 4 or 2: what alignment and channel counts allow for one access
+  int32_t tile_units;    // (tap, offset group) pairs a block serves, at most kMaxTileUnits
   void* columns;         // [pixels, G, R*S, C/G]
 };
 
@@ -44,7 +48,29 @@ struct Col2imParams {
   void* grad_mask;    // [N, D*R*S, P, Q] in the mask's dtype, or null
 };
 
+// [batch, rows, cols] to [batch, cols, rows].
+struct TransposeParams {
+  const void* from;
+  void* to;
+  Dtype from_dtype, to_dtype;  // equal, or from f32 sums to a 16-bit result
+  int64_t batch;
+  int32_t rows, cols;
+};
+
+// to[columns] = sum over rows of from[rows, columns].
+struct ColumnSumParams {
+  const void* from;
+  void* to;
+  void* partial;  // [column_sum_slabs(rows), columns] in f32 for 16-bit values, f64 for others
+  Dtype dtype;
+  int64_t rows;
+  int32_t columns;
+};
+int64_t column_sum_slabs(int64_t rows);
+
 void launch_im2col(const Im2colParams& params, cudaStream_t stream);
 void launch_col2im(const Col2imParams& params, cudaStream_t stream);
+void launch_column_sum(const ColumnSumParams& params, cudaStream_t stream);
+void launch_transpose(const TransposeParams& params, cudaStream_t stream);
 
 }  // namespace dcn

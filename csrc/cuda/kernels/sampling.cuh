@@ -1,6 +1,6 @@
 // What im2col and col2im share: the tile of planned samples in shared memory, and vectors of channels.
 //
-// A block serves kTilePixels output pixels times up to kTileUnits units, a unit being one (tap, offset group). Its threads
+// A block serves kTilePixels output pixels times tile_units units, a unit being one (tap, offset group). Its threads
 // first plan each (pixel, unit) once: position, corners, fractions, mask. Then groups of lanes walk the planned samples, each
 // group along the channels of one sample, so that loads of a corner and stores of a column are contiguous.
 #pragma once
@@ -17,8 +17,6 @@
 namespace dcn {
 
 constexpr int kThreads = 256;
-constexpr int kTilePixels = 32;  // one warp plans one unit with coalesced reads of the offset maps
-constexpr int kTileUnits = 16;   // at most; 3x3 with one offset group has 9
 
 template <typename Element>
 struct CoordOf {
@@ -35,6 +33,7 @@ __device__ __forceinline__ float widen(__half v) { return __half2float(v); }
 __device__ __forceinline__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
 
 __device__ __forceinline__ void narrow(double from, double& to) { to = from; }
+__device__ __forceinline__ void narrow(double from, float& to) { to = static_cast<float>(from); }
 __device__ __forceinline__ void narrow(float from, float& to) { to = from; }
 __device__ __forceinline__ void narrow(float from, __half& to) { to = __float2half_rn(from); }
 __device__ __forceinline__ void narrow(float from, __nv_bfloat16& to) { to = __float2bfloat16_rn(from); }
@@ -72,23 +71,19 @@ __device__ __forceinline__ void store_as(void* data, Dtype dtype, int64_t index,
   __trap();
 }
 
+// All that the lanes of one sample need, computed once. 48 bytes for f32, 80 for f64: odd multiples of 16, so that lanes which
+// read consecutive samples meet no bank conflict.
 template <typename Coord>
-struct PlannedSample {
-  int64_t image;  // element index of the image's first value
-  Sample<Coord> sample;
-  Coord mask;
-  int32_t pixel;    // in the chunk
-  int32_t tap;
-  int32_t channel;  // first of the offset group
-};
+struct alignas(16) PlannedSample {
+  Coord weight[4];   // of the corners, the mask included
+  int64_t from;      // element of the input: corner 0, first channel of the offset group
+  int64_t to;        // element of the columns: that channel of this tap; with several convolution groups, of the pixel
+  Coord base;        // value before the corners are added
+  Coord ly, lx;      // fractions, NaN where a coordinate is
+  uint32_t corners;
 
-// Where in the columns of one pixel channel c of a tap lies: [G, R*S, C/G].
-__device__ __forceinline__ int32_t column_index(const ConvShape& shape, int32_t tap, int32_t c) {
-  if (shape.G == 1) return tap * shape.C + c;
-  const int32_t per_group = shape.channels_per_group();
-  const int32_t group = c / per_group;
-  return (group * shape.taps() + tap) * per_group + (c - group * per_group);
-}
+  __device__ __forceinline__ bool has(int k) const { return (corners >> k) & 1u; }
+};
 
 // One chunk pixel: its image and its place in the output.
 struct OutputPixel {
@@ -109,6 +104,21 @@ __device__ __forceinline__ int64_t map_index(const SamplingMap& map, OutputPixel
          (int64_t{channel} * map.stride_c + int64_t{at.p} * map.stride_h + int64_t{at.q} * map.stride_w);
 }
 
+template <typename Coord>
+__device__ __forceinline__ Coord load_mask(const ColumnParams& chunk, OutputPixel at, int32_t map) {
+  if (chunk.mask.data == nullptr) return Coord(1);
+  return load_as<Coord>(chunk.mask.data, chunk.mask.dtype, map_index(chunk.mask, at, map));
+}
+
+// A (tap, offset group) pair.
+struct Unit {
+  int32_t tap, d;
+};
+__device__ __forceinline__ Unit unit_at(const ConvShape& shape, int32_t unit) {
+  const int32_t tap = unit / shape.D;
+  return {tap, unit - tap * shape.D};
+}
+
 // The tile of this block: which pixels of the chunk and which units.
 struct Tile {
   int32_t first_pixel, pixels;
@@ -117,10 +127,10 @@ struct Tile {
 };
 __device__ __forceinline__ Tile this_tile(const ColumnParams& chunk) {
   const int32_t first_pixel = blockIdx.x * kTilePixels;
-  const int32_t first_unit = blockIdx.y * kTileUnits;
+  const int32_t first_unit = blockIdx.y * chunk.tile_units;
   const int32_t all_units = chunk.shape.taps() * chunk.shape.D;
   return {first_pixel, min(kTilePixels, chunk.pixels - first_pixel), first_unit,
-          min(kTileUnits, all_units - first_unit)};
+          min(chunk.tile_units, all_units - first_unit)};
 }
 
 // Plans every sample of the tile into `planned[pixel * units + unit]`, and returns when all threads may read it.
@@ -131,42 +141,57 @@ __device__ __forceinline__ void plan_tile(const ColumnParams& chunk, const Tile&
   for (int32_t i = threadIdx.x; i < kTilePixels * tile.units; i += kThreads) {
     const int32_t pixel = i % kTilePixels, unit = i / kTilePixels;
     if (pixel >= tile.pixels) continue;
-    const int32_t tap = (tile.first_unit + unit) / shape.D;
-    const int32_t d = (tile.first_unit + unit) - tap * shape.D;
-    const int32_t r = tap / shape.S, s = tap - r * shape.S;
+    const Unit u = unit_at(shape, tile.first_unit + unit);
+    const int32_t r = u.tap / shape.S, s = u.tap - r * shape.S;
     const OutputPixel at = output_pixel(chunk, tile.first_pixel + pixel);
-    const int32_t map = d * shape.taps() + tap;
+    const int32_t map = u.d * shape.taps() + u.tap;
     const Coord dy = load_as<Coord>(chunk.offset.data, chunk.offset.dtype,
                                     map_index(chunk.offset, at, 2 * map));
     const Coord dx = load_as<Coord>(chunk.offset.data, chunk.offset.dtype,
                                     map_index(chunk.offset, at, 2 * map + 1));
+    const Coord mask = load_mask<Coord>(chunk, at, map);
+    const Sample<Coord> sample = make_sample<Coord>(
+        Coord(shape.origin_y(at.p, r)) + dy, Coord(shape.origin_x(at.q, s)) + dx, shape.H, shape.W);
+    const int32_t channel = u.d * shape.channels_per_offset_group();
     PlannedSample<Coord>& out = planned[pixel * tile.units + unit];
-    out.sample = make_sample<Coord>(Coord(shape.origin_y(at.p, r)) + dy,
-                                    Coord(shape.origin_x(at.q, s)) + dx, shape.H, shape.W);
-    out.mask = chunk.mask.data == nullptr
-                   ? Coord(1)
-                   : load_as<Coord>(chunk.mask.data, chunk.mask.dtype, map_index(chunk.mask, at, map));
-    out.image = int64_t{at.n} * shape.H * shape.W * shape.C;
-    out.pixel = tile.first_pixel + pixel;
-    out.tap = tap;
-    out.channel = d * shape.channels_per_offset_group();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) out.weight[k] = sample.weight(k) * mask;
+    out.from = int64_t{at.n} * shape.H * shape.W * shape.C +
+               (sample.y0 * shape.W + sample.x0) * shape.C + channel;
+    out.to = int64_t{tile.first_pixel + pixel} * shape.column_length();
+    if (shape.G == 1) out.to += u.tap * shape.C + channel;
+    out.base = sample.modulated_fill(mask);
+    out.ly = sample.ly;
+    out.lx = sample.lx;
+    out.corners = sample.corners;
   }
   __syncthreads();
 }
 
+// Element of the columns where channel c of the offset group of a planned sample lies.
+template <typename Coord>
+__device__ __forceinline__ int64_t column_element(const ConvShape& shape, const Tile& tile,
+                                                  const PlannedSample<Coord>& at, int32_t i,
+                                                  int32_t c) {
+  if (shape.G == 1) return at.to + c;
+  const Unit u = unit_at(shape, tile.first_unit + i % tile.units);
+  const int32_t channel = u.d * shape.channels_per_offset_group() + c;
+  const int32_t per_group = shape.channels_per_group();
+  const int32_t group = channel / per_group;
+  return at.to + (group * shape.taps() + u.tap) * per_group + (channel - group * per_group);
+}
+
 // The four corners of a sample at one vector of channels; those outside the image are zero and not read.
 template <typename Element, int kVec, typename Coord>
-__device__ __forceinline__ void load_corners(const Element* input, const ConvShape& shape,
-                                             const PlannedSample<Coord>& planned, int32_t channel,
+__device__ __forceinline__ void load_corners(const Element* corner0, const ConvShape& shape,
+                                             const PlannedSample<Coord>& at,
                                              Vector<Element, kVec> (&corner)[4]) {
-  const Sample<Coord>& sample = planned.sample;
-  const int32_t origin = (sample.y0 * shape.W + sample.x0) * shape.C + planned.channel + channel;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     corner[k] = Vector<Element, kVec>{};
-    if (sample.has(k)) {
-      const int64_t index = planned.image + origin + Sample<Coord>::corner_step(k, shape.W) * shape.C;
-      corner[k] = *reinterpret_cast<const Vector<Element, kVec>*>(input + index);
+    if (at.has(k)) {
+      corner[k] = *reinterpret_cast<const Vector<Element, kVec>*>(
+          corner0 + Sample<Coord>::corner_step(k, shape.W) * shape.C);
     }
   }
 }
@@ -180,13 +205,13 @@ inline int lanes_per_sample(int32_t vectors) {
 
 inline dim3 tile_grid(const ColumnParams& chunk) {
   const int units = chunk.shape.taps() * chunk.shape.D;
-  return dim3((chunk.pixels + kTilePixels - 1) / kTilePixels, (units + kTileUnits - 1) / kTileUnits);
+  return dim3((chunk.pixels + kTilePixels - 1) / kTilePixels,
+              (units + chunk.tile_units - 1) / chunk.tile_units);
 }
 
 template <typename Coord>
 inline size_t tile_bytes(const ColumnParams& chunk) {
-  const int units = chunk.shape.taps() * chunk.shape.D;
-  return sizeof(PlannedSample<Coord>) * kTilePixels * (units < kTileUnits ? units : kTileUnits);
+  return sizeof(PlannedSample<Coord>) * kTilePixels * chunk.tile_units;
 }
 
 inline void check_launch(const char* kernel) {
