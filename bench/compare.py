@@ -1,10 +1,10 @@
-"""Times dcn, torchvision and the plain convolution of the same shape, in one run, on the ten layers.
+"""Times dcn, torchvision and the plain convolution of the same shape in one run, on ten layers.
 
     python bench/compare.py                                  # the GPU, or the CPU with two threads
     python bench/compare.py --dtypes bf16 --layers seed-large --out rows.json
 
-Writes one row a layer, dtype, pass and layout. `conv_ms` is the better of the two memory formats. A ratio within a row is the
-figure; milliseconds are its context.
+Writes one row a layer, dtype, pass and layout. `conv_ms` is the better of the two memory formats.
+A ratio within a row is the figure; milliseconds are its context.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def commit() -> str:
 
 
 def competitors(inputs: dict[str, bench.Inputs], torchvision: bool, backward: bool):
-    """The callables of one layer and pass in both layouts; torchvision's in NCHW, the only one it has."""
+    """The callables of one layer and pass in both layouts; torchvision's in NCHW, all it has."""
     runs = {}
     for layout, data in inputs.items():
         theirs = torchvision and layout == "nchw"

@@ -1,8 +1,9 @@
 """Timing and inputs that the command line and the scripts in `bench/` share.
 
-A GPU is timed with device events, the L2 flushed before each call; a CPU with the wall clock. A figure is the lowest of the
-medians of a few repeats, in which the competitors take turns: what disturbs a machine for a second then disturbs all of them,
-and cuDNN, whose choice of algorithm varies from run to run, is given its best one.
+A GPU is timed with device events, the L2 flushed before each call; a CPU with the wall clock. A
+figure is the lowest of the medians of a few repeats, in which the competitors take turns: what
+disturbs a machine for a second then disturbs all of them, and cuDNN, whose choice of algorithm
+varies from run to run, is given its best one.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ LAYOUTS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format
 
 
 def set_precision(dtype: str) -> None:
-    """Allows TF32 for `"tf32"` and refuses it for `"f32"`, in convolutions and matrix products alike."""
+    """Allows TF32 for `"tf32"`, refuses it for `"f32"`: in convolutions and matrix products."""
     torch.backends.cudnn.allow_tf32 = dtype == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
 
 
 @dataclass
 class Inputs:
-    """The tensors of one layer: offsets N(0, sigma^2) px, mask sigmoid(N(0, 1)), outputs of unit scale."""
+    """One layer's tensors: offsets N(0, sigma^2) px, mask sigmoid(N(0, 1)), outputs near 1."""
 
     layer: Layer
     input: Tensor
@@ -116,13 +117,13 @@ def make_inputs(
 
 
 def backward_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad: Tensor):
-    """A callable that runs the backward pass alone, again and again, on one forward pass's graph."""
+    """A callable that runs the backward pass alone, any number of times, on one forward's graph."""
     output = forward()
     return lambda: torch.autograd.grad(output, leaves, grad, retain_graph=True)
 
 
 def competitors(data: Inputs, torchvision: bool, backward: bool) -> dict[str, Callable[[], object]]:
-    """What to time of one layer and pass: `dcn`, the plain `conv`, and `torchvision` if asked for."""
+    """What to time of one layer and pass: `dcn`, the plain `conv`, `torchvision` if asked for."""
     runs = {"dcn": (data.forward, True), "conv": (data.convolution, False)}
     if torchvision:
         runs["torchvision"] = (data.torchvision, True)
@@ -172,13 +173,14 @@ def best_of_interleaved(
     repeats: int = REPEATS,
     budget_ms: float = 30.0,
 ) -> dict[str, float]:
-    """Milliseconds of each callable: the lowest median of `repeats` rounds in which they take turns.
+    """Milliseconds of each callable: the lowest median of the rounds in which they take turns.
 
     Args:
         runs: what to time, by name. Each is called twice to warm up.
         device: where they run.
         repeats: rounds.
-        budget_ms: timed milliseconds a callable and round, at least five calls on a GPU and one on a CPU.
+        budget_ms: timed milliseconds a callable and round; at least five calls on a GPU, one on
+            a CPU.
     """
     device = torch.device(device)
     for run in runs.values():
@@ -196,7 +198,7 @@ def best_of_interleaved(
 
 
 def graph_replay(run: Callable[[], object]) -> Callable[[], None]:
-    """`run` captured as a CUDA graph: timed so, a small layer shows its kernels and not its launches."""
+    """`run` captured as a CUDA graph: so timed, a small layer shows its kernels, not launches."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -210,7 +212,7 @@ def graph_replay(run: Callable[[], object]) -> Callable[[], None]:
 
 
 def extra_memory_mib(run: Callable[[], object], device: str | torch.device) -> float:
-    """Peak of device memory during `run` beyond what was there before, in MiB; its results count."""
+    """Peak of device memory during `run` beyond what was there before, in MiB, results included."""
     run()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)

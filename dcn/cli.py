@@ -28,7 +28,7 @@ def check(argv: list[str]) -> int:
     elif _build.cuda_version:
         print("GPU: none that torch can use")
     else:
-        print("GPU: not used, since this build has no CUDA kernels (it needs nvcc and torch with CUDA)")
+        print("GPU: not used: a build with CUDA kernels needs nvcc and a torch with CUDA")
     failures = sum(not agrees(device, dtype) for device in devices for dtype in bench.DTYPES)
     verdict = "everything agrees" if failures == 0 else f"{failures} combinations DISAGREE"
     print(f"{verdict} with the reference ({time.perf_counter() - start:.1f} s)")
@@ -86,9 +86,8 @@ def layer_parser(name: str, description: str | None) -> argparse.ArgumentParser:
         "layers", nargs="*", metavar="LAYER", choices=[[], *(layer.name for layer in LAYERS)],
         help="one of " + ", ".join(layer.name for layer in LAYERS) + "; all when none is named",
     )  # fmt: skip
-    parser.add_argument(
-        "--shape", type=int, nargs=6, metavar=("N", "C", "H", "W", "K", "k"), help="a layer by numbers"
-    )
+    numbers = ("N", "C", "H", "W", "K", "k")
+    parser.add_argument("--shape", type=int, nargs=6, metavar=numbers, help="a layer by numbers")
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--pad", type=int, default=-1, help="k // 2 when not given")
     parser.add_argument("--dilation", type=int, default=1)
@@ -126,7 +125,7 @@ def has_torchvision() -> bool:
 
 
 def run_bench(argv: list[str]) -> int:
-    """Milliseconds of dcn, with ratios to the plain convolution and to torchvision where installed."""
+    """Milliseconds of dcn beside the plain convolution, and torchvision where it is installed."""
     parser = layer_parser("bench", run_bench.__doc__)
     device = "cuda" if torch.cuda.is_available() and _build.cuda_version else "cpu"
     parser.add_argument("--device", default=device)

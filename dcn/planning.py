@@ -65,8 +65,9 @@ def plan(input_shape: Sequence[int], weight_shape: Sequence[int], **options) -> 
         options: ``stride``, ``padding``, ``dilation`` (int or pair), ``offset_groups``,
             ``pass_`` (``"forward"`` or ``"backward"``), ``dtype`` (torch's, or ``"bf16"``, ...),
             ``device`` (a preset: ``"cpu"``, ``"h200"``, ``"a100"``, ``"l20"``, ``"rtx4090"``),
-            ``tf32``, ``deterministic``, ``channels_last``, ``output_mask`` (which of the gradients of
-            input, weight, offset, mask, bias) and ``im2col_step`` (images a chunk; 0: the plan decides).
+            ``tf32``, ``deterministic``, ``channels_last``, ``output_mask`` (which of the gradients
+            of input, weight, offset, mask, bias) and ``im2col_step`` (images a chunk; 0: the plan
+            decides).
 
     Returns:
         A value with ``algorithm``, ``chunk_pixels``, ``chunks``, ``lanes``, ``columns_bytes``,
@@ -75,8 +76,10 @@ def plan(input_shape: Sequence[int], weight_shape: Sequence[int], **options) -> 
     return _C.make_plan(_request(input_shape, weight_shape, **options))
 
 
-def why_not(algorithm: str, input_shape: Sequence[int], weight_shape: Sequence[int], **options) -> str:
-    """Why `algorithm` cannot serve a call, as a sentence; empty when it can. Options as in `plan`."""
+def why_not(
+    algorithm: str, input_shape: Sequence[int], weight_shape: Sequence[int], **options
+) -> str:
+    """Why `algorithm` cannot serve a call, as a sentence; empty when it can; options of `plan`."""
     return _C.why_not(algorithm, _request(input_shape, weight_shape, **options))
 
 

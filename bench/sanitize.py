@@ -1,0 +1,106 @@
+"""Runs every CUDA kernel under compute-sanitizer: memcheck, racecheck and initcheck.
+
+    python bench/sanitize.py --out bench/results/sanitizer.json
+
+Shapes are small and odd; together they reach each kernel, each vector width, one and several
+chunks and lanes, tiles that cross images, and samples inside, outside, at the border and NaN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import dcn
+
+TOOLS = ("memcheck", "racecheck", "initcheck")
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# N, C, H, W, K, (R, S), G, D: channels a group of 8, 4, 2 and 1 vector widths, an image of one pixel.
+SHAPES = (
+    (3, 32, 7, 9, 24, (3, 3), 1, 1),
+    (2, 24, 6, 5, 12, (3, 2), 2, 3),
+    (2, 12, 5, 6, 6, (1, 1), 3, 2),
+    (1, 15, 6, 7, 10, (2, 3), 5, 3),
+    (2, 40, 17, 19, 33, (3, 3), 1, 5),
+    (2, 16, 1, 1, 16, (1, 1), 1, 1),
+)
+
+
+def run_one(shape, dtype: torch.dtype, channels_last: bool) -> None:
+    n, c, h, w, k, (r, s), groups, offset_groups = shape
+    pad = (r // 2, s // 2)
+    p, q = h + 2 * pad[0] - r + 1, w + 2 * pad[1] - s + 1
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def normal(*sizes: int) -> torch.Tensor:
+        return torch.randn(*sizes, device="cuda")
+
+    offset = normal(n, 2 * offset_groups * r * s, p, q) * 2
+    offset.view(-1)[::97] = float("nan")
+    offset.view(-1)[1::89] = 1e30
+    leaves = [
+        normal(n, c, h, w).to(dtype, memory_format=layout),
+        offset.to(dtype),
+        normal(k, c // groups, r, s).to(dtype, memory_format=layout),
+        normal(k).to(dtype),
+        torch.rand(n, offset_groups * r * s, p, q, device="cuda").to(dtype),
+    ]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    out = dcn.deform_conv2d(*leaves[:4], padding=pad, mask=leaves[4])
+    torch.autograd.grad(out, leaves, normal(n, k, p, q).to(dtype))
+    bare = dcn.deform_conv2d(*leaves[:3], padding=pad)  # neither mask nor bias
+    torch.autograd.grad(bare, leaves[2], normal(n, k, p, q).to(dtype))
+
+
+def run_all() -> None:
+    torch.manual_seed(0)
+    for dtype in DTYPES:
+        for shape in SHAPES:
+            for channels_last in (False, True):
+                run_one(shape, dtype, channels_last)
+                with dcn.force_algorithm("im2col_gemm", lanes=2, chunk_pixels=37):
+                    run_one(shape, dtype, channels_last)
+    torch.cuda.synchronize()
+    print(f"ran {len(DTYPES) * len(SHAPES) * 4} calls, forward and backward", flush=True)
+
+
+def sanitize(tool: str) -> dict:
+    # The caching allocator would hide accesses beyond a tensor inside its larger blocks.
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    command = ["compute-sanitizer", "--tool", tool, "--kernel-name", "kernel_substring=dcn_"]
+    command += ["--error-exitcode", "1", sys.executable, __file__, "--inside"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    summary = re.findall(r"(ERROR SUMMARY|RACECHECK SUMMARY): (.*)", result.stdout)
+    if not summary or "ran " not in result.stdout:
+        print(result.stdout[-3000:], result.stderr[-3000:], file=sys.stderr)
+    return {"tool": tool, "exit": result.returncode, "summary": " ".join(s[1] for s in summary)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, help="where to write the summaries, as JSON")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.inside:
+        run_all()
+        return 0
+    rows = [sanitize(tool) for tool in args.tools]
+    for row in rows:
+        print(f"{row['tool']:10} exit {row['exit']}: {row['summary']}", flush=True)
+    if args.out:
+        stamp = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+        args.out.write_text(json.dumps([row | stamp for row in rows], indent=1) + "\n")
+    return max(row["exit"] for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
