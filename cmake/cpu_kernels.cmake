@@ -10,7 +10,8 @@ if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_link_libraries(dcn PRIVATE OpenMP::OpenMP_CXX)
 endif()
 
-set(DCN_KERNEL_FLAGS -O3 -fno-trapping-math -fno-math-errno -ffp-contract=fast)
+set(DCN_KERNEL_FLAGS -O3 -fno-trapping-math -fno-math-errno -ffp-contract=fast
+    -Wno-psabi)
 set(DCN_CAPABILITIES DEFAULT)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND DCN_CAPABILITIES AVX2 AVX512)

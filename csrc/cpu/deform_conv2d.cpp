@@ -159,7 +159,8 @@ Gradients deform_conv2d_backward_cpu(const Tensor& grad, const Tensor& input, co
       cpu::run_backward(backward);
     });
   }
-  // A gradient that was not asked for is an empty tensor of its own: outputs of an operator must not alias.
+  // A gradient that was not asked for is an empty tensor of its own: outputs of an operator must
+  // not alias.
   const auto or_absent = [&](const Tensor& tensor) {
     return tensor.defined() ? tensor : at::empty({0}, input.options().memory_format(std::nullopt));
   };

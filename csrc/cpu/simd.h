@@ -10,6 +10,8 @@
 #include <immintrin.h>
 #endif
 
+#include <utility>
+
 #include "kernels.h"
 
 #define DCN_INLINE __attribute__((always_inline)) inline
@@ -201,24 +203,37 @@ DCN_INLINE void store_first(Element* to, Vec<Acc, kLanes> v, int count) {
   });
 }
 
+// Sums of neighbours: those of a, then those of b.
+template <typename V, int... l>
+DCN_INLINE V add_neighbours(V a, V b, std::integer_sequence<int, l...>) {
+  return __builtin_shufflevector(a, b, 2 * l...) + __builtin_shufflevector(a, b, 2 * l + 1 ...);
+}
+template <typename Acc, int kLanes, int... l>
+DCN_INLINE Vec<Acc, kLanes / 2> halve(Vec<Acc, kLanes> v, std::integer_sequence<int, l...>) {
+  return __builtin_shufflevector(v, v, 2 * l...) + __builtin_shufflevector(v, v, 2 * l + 1 ...);
+}
+
 // The sum of each of four vectors.
-template <typename Acc>
-struct FourSums {
-  Acc of[4];
-};
 template <typename Acc, int kLanes>
-DCN_INLINE void add_sums(FourSums<Acc>& sums, const Vec<Acc, kLanes> (&v)[4]) {
+DCN_INLINE Vec<Acc, 4> four_sums(const Vec<Acc, kLanes> (&v)[4]) {
   if constexpr (kLanes == 1) {
-    for (int k = 0; k < 4; ++k) sums.of[k] += v[k][0];
+    return Vec<Acc, 4>{v[0][0], v[1][0], v[2][0], v[3][0]};
+  } else if constexpr (kLanes == 2) {
+    return Vec<Acc, 4>{v[0][0] + v[0][1], v[1][0] + v[1][1], v[2][0] + v[2][1], v[3][0] + v[3][1]};
   } else {
-    using HalfVec = Vec<Acc, kLanes / 2>;
-    HalfVec half[4];
-    for (int k = 0; k < 4; ++k) {
-      HalfVec parts[2];
-      __builtin_memcpy(parts, &v[k], sizeof parts);
-      half[k] = parts[0] + parts[1];
+    constexpr auto kAll = std::make_integer_sequence<int, kLanes>{};
+    const auto sums =
+        add_neighbours(add_neighbours(v[0], v[1], kAll), add_neighbours(v[2], v[3], kAll), kAll);
+    if constexpr (kLanes == 4) {
+      return sums;
+    } else {
+      const auto half = halve<Acc, kLanes>(sums, std::make_integer_sequence<int, kLanes / 2>{});
+      if constexpr (kLanes == 8) {
+        return half;
+      } else {
+        return halve<Acc, kLanes / 2>(half, std::make_integer_sequence<int, kLanes / 4>{});
+      }
     }
-    add_sums<Acc, kLanes / 2>(sums, half);
   }
 }
 

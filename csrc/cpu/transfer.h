@@ -1,8 +1,6 @@
 // Copies between layouts and types: rows as they are, or transposed. Included by kernels.cpp alone.
 #pragma once
 
-#include <utility>
-
 #include "simd.h"
 
 namespace dcn::cpu {

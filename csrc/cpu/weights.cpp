@@ -114,12 +114,12 @@ void unpack_gradient(const Problem<Element>& problem, const BlockList& list,
   });
 }
 
-#define DCN_INSTANTIATE(Element)                                                                   \
-  template void pack_forward(const Problem<Element>&, const BlockList&, WeightView<const Element>, \
-                             AccType<Element>*);                                                   \
-  template void pack_backward(const Problem<Element>&, const BlockList&, const Element*,           \
-                              AccType<Element>*);                                                  \
-  template void unpack_gradient(const Problem<Element>&, const BlockList&,                         \
+#define DCN_INSTANTIATE(Element)                                                         \
+  template void pack_forward(const Problem<Element>&, const BlockList&, const Element*,  \
+                             AccType<Element>*);                                         \
+  template void pack_backward(const Problem<Element>&, const BlockList&, const Element*, \
+                              AccType<Element>*);                                        \
+  template void unpack_gradient(const Problem<Element>&, const BlockList&,               \
                                 const AccType<Element>*, int64_t, WeightGradient<Element>);
 DCN_INSTANTIATE(double)
 DCN_INSTANTIATE(float)
