@@ -22,7 +22,7 @@ import dcn
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# N, C, H, W, K, (R, S), G, D: channels a group of 8, 4, 2 and 1 vector widths, an image of one pixel.
+# N, C, H, W, K, (R, S), G, D: vectors of 8, 4, 2 and 1 channels, and an image of one pixel.
 SHAPES = (
     (3, 32, 7, 9, 24, (3, 3), 1, 1),
     (2, 24, 6, 5, 12, (3, 2), 2, 3),

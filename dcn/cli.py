@@ -155,11 +155,8 @@ def run_bench(argv: list[str]) -> int:
 
 def run_demo(argv: list[str]) -> int:
     """Trains a deformable Mask R-CNN on a photograph of coins, beside a plain one."""
-    try:
-        from . import demo
-    except ImportError as error:
-        print(f"dcn demo needs more packages ({error}): pip install 'dcn[demo]'", file=sys.stderr)
-        return 1
+    from . import demo
+
     return demo.main(argv)
 
 
