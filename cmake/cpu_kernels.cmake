@@ -15,7 +15,6 @@ set(DCN_KERNEL_FLAGS -O3 -fno-trapping-math -fno-math-errno -ffp-contract=fast
 set(DCN_CAPABILITIES DEFAULT)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND DCN_CAPABILITIES AVX2 AVX512)
-  target_compile_definitions(dcn PRIVATE DCN_CPU_X86)
 endif()
 set(DCN_FLAGS_AVX2 -mavx2 -mfma -mf16c)
 set(DCN_FLAGS_AVX512 -mavx512f -mavx512dq -mavx512vl -mavx512bw -mavx2 -mfma -mf16c

@@ -5,7 +5,7 @@
 namespace dcn::cpu {
 
 const KernelTable& kernel_table() {
-#if defined(DCN_CPU_X86)
+#if defined(__x86_64__)
   static const KernelTable& table = []() -> const KernelTable& {
     const std::string capability = at::get_cpu_capability();
     if (capability == "AVX512") return kKernelsAVX512;

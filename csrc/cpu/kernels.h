@@ -134,7 +134,7 @@ struct KernelTable {
 };
 
 extern const KernelTable kKernelsDEFAULT;
-#if defined(DCN_CPU_X86)
+#if defined(__x86_64__)
 extern const KernelTable kKernelsAVX2;
 extern const KernelTable kKernelsAVX512;
 #endif

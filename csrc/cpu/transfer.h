@@ -43,20 +43,27 @@ DCN_INLINE void transpose_vectors(Vec<Acc, kLanes> (&rows)[kLanes]) {
   }
 }
 
-// A square of the native vector's side, or what is left of one at an edge.
+// A square of the native vector's side.
 template <typename Src, typename Dst>
-DCN_INLINE void transpose_square(const Src* src, int64_t src_stride, Dst* dst, int64_t dst_stride,
-                                 int rows, int cols) {
+DCN_INLINE void transpose_square(const Src* src, int64_t src_stride, Dst* dst, int64_t dst_stride) {
   using Acc = AccType<Src>;
   constexpr int kLanes = kNativeLanes<Acc>;
-  Vec<Acc, kLanes> square[kLanes] = {};
-  if (rows == kLanes && cols == kLanes) {
-    for (int r = 0; r < kLanes; ++r) square[r] = load<kLanes>(src + r * src_stride);
-    transpose_vectors<kLanes / 2, Acc, kLanes>(square);
-    for (int c = 0; c < kLanes; ++c) store<kLanes>(dst + c * dst_stride, square[c]);
-    return;
+  Vec<Acc, kLanes> square[kLanes];
+  for (int r = 0; r < kLanes; ++r) square[r] = load<kLanes>(src + r * src_stride);
+  transpose_vectors<kLanes / 2, Acc, kLanes>(square);
+  for (int c = 0; c < kLanes; ++c) store<kLanes>(dst + c * dst_stride, square[c]);
+}
+
+// What is left of a square at an edge.
+template <typename Src, typename Dst>
+void transpose_edge(const Src* src, int64_t src_stride, Dst* dst, int64_t dst_stride, int rows,
+                    int cols) {
+  using Acc = AccType<Src>;
+  constexpr int kLanes = kNativeLanes<Acc>;
+  Vec<Acc, kLanes> square[kLanes];
+  for (int r = 0; r < kLanes; ++r) {
+    square[r] = load_first<Acc, kLanes>(src + (r < rows ? r : 0) * src_stride, cols);
   }
-  for (int r = 0; r < rows; ++r) square[r] = load_first<Acc, kLanes>(src + r * src_stride, cols);
   transpose_vectors<kLanes / 2, Acc, kLanes>(square);
   for (int c = 0; c < cols; ++c) store_first<Acc, kLanes>(dst + c * dst_stride, square[c], rows);
 }
@@ -68,8 +75,13 @@ void copy_transposed(const Transfer<Src, Dst>& t) {
     const int rows = static_cast<int>(t.rows - r < kSide ? t.rows - r : kSide);
     for (int64_t c = 0; c < t.cols; c += kSide) {
       const int cols = static_cast<int>(t.cols - c < kSide ? t.cols - c : kSide);
-      transpose_square(t.src + r * t.src_stride + c, t.src_stride, t.dst + c * t.dst_stride + r,
-                       t.dst_stride, rows, cols);
+      const Src* src = t.src + r * t.src_stride + c;
+      Dst* dst = t.dst + c * t.dst_stride + r;
+      if (rows == kSide && cols == kSide) {
+        transpose_square(src, t.src_stride, dst, t.dst_stride);
+      } else {
+        transpose_edge(src, t.src_stride, dst, t.dst_stride, rows, cols);
+      }
     }
   }
 }
