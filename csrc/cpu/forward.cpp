@@ -78,10 +78,14 @@ class ForwardTask {
     const ColumnBlock& block = work.block;
     const int64_t n = shape.gemm_n();
     for (int32_t group = 0; group < block.groups(); ++group) {
-      gemm({tile.pixels(), n, block.gemm_k()},
-           {column_.data() + group * work.group_stride, work.column_stride},
-           {weight_ + packed_offset(shape, block, group), n},
-           {sums_.data() + (block.group_begin + group) * n, shape.K}, /*accumulate=*/true);
+      const Acc* weight = weight_ + packed_offset(shape, block, group);
+      Acc* sums = sums_.data() + (block.group_begin + group) * n;
+      for (int64_t k = 0; k < n; k += kPanel) {
+        const int64_t width = std::min(kPanel, n - k);
+        gemm({tile.pixels(), width, block.gemm_k()},
+             {column_.data() + group * work.group_stride, work.column_stride},
+             {weight + k * block.gemm_k(), width}, {sums + k, shape.K}, /*accumulate=*/true);
+      }
     }
   }
 

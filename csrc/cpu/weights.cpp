@@ -20,7 +20,7 @@ struct RunOfWeight {
 };
 
 std::vector<RunOfWeight> runs_of_weight(const ConvShape& shape, const BlockList& list,
-                                        bool channels_last, bool forward) {
+                                        bool channels_last) {
   std::vector<RunOfWeight> all;
   for (const BlockWork& work : list.blocks) {
     const ColumnBlock& block = work.block;
@@ -32,8 +32,7 @@ std::vector<RunOfWeight> runs_of_weight(const ConvShape& shape, const BlockList&
                                  : channel * shape.taps() + block.tap_begin;
       const int64_t first_row = group * shape.gemm_n();
       all.push_back({&run, &block, first_row * shape.gemm_k() + within,
-                     packed_offset(shape, block, run.group) +
-                         run.column * (forward ? int64_t{shape.gemm_n()} : 1)});
+                     packed_offset(shape, block, run.group)});
     }
   }
   return all;
@@ -62,14 +61,17 @@ void pack_forward(const Problem<Element>& problem, const BlockList& list, const 
                   AccType<Element>* packed) {
   const ConvShape& shape = problem.shape;
   const int64_t n = shape.gemm_n();
-  const auto runs = runs_of_weight(shape, list, /*channels_last=*/true, /*forward=*/true);
-  const auto taps = [](const RunOfWeight& r) -> int64_t { return r.block->taps(); };
-  const int64_t grain = kGrainValues / (n * shape.channels_per_offset_group()) + 1;
-  for_each(runs, grain, taps, [&](const RunOfWeight& r, int64_t tap) {
-    const int64_t channels = r.run->channels;
-    problem.kernels->widen_transposed({weight + r.weight + tap * shape.channels_per_group(),
-                                       shape.gemm_k(), packed + r.packed + tap * channels * n, n, n,
-                                       channels});
+  const auto runs = runs_of_weight(shape, list, /*channels_last=*/true);
+  const int64_t panels = (n + kPanel - 1) / kPanel;
+  const auto units = [&](const RunOfWeight& r) -> int64_t { return panels * r.block->taps(); };
+  const int64_t grain = kGrainValues / (kPanel * shape.channels_per_offset_group()) + 1;
+  for_each(runs, grain, units, [&](const RunOfWeight& r, int64_t i) {
+    const int64_t tap = i / panels, k = i % panels * kPanel;
+    const int64_t channels = r.run->channels, width = std::min(kPanel, n - k);
+    const int64_t row = r.run->column + tap * channels;
+    problem.kernels->widen_transposed(
+        {weight + r.weight + tap * shape.channels_per_group() + k * shape.gemm_k(), shape.gemm_k(),
+         packed + r.packed + k * r.block->gemm_k() + row * width, width, width, channels});
   });
 }
 
@@ -77,13 +79,13 @@ template <typename Element>
 void pack_backward(const Problem<Element>& problem, const BlockList& list, const Element* weight,
                    AccType<Element>* packed) {
   const ConvShape& shape = problem.shape;
-  const auto runs = runs_of_weight(shape, list, /*channels_last=*/true, /*forward=*/false);
+  const auto runs = runs_of_weight(shape, list, /*channels_last=*/true);
   const auto rows = [&](const RunOfWeight&) -> int64_t { return shape.gemm_n(); };
   for_each(runs, kGrainValues / shape.gemm_k() + 1, rows, [&](const RunOfWeight& r, int64_t k) {
     const int64_t channels = r.run->channels;
     problem.kernels->widen({weight + r.weight + k * shape.gemm_k(), shape.channels_per_group(),
-                            packed + r.packed + k * r.block->gemm_k(), channels, r.block->taps(),
-                            channels});
+                            packed + r.packed + r.run->column + k * r.block->gemm_k(), channels,
+                            r.block->taps(), channels});
   });
 }
 
@@ -94,11 +96,11 @@ void unpack_gradient(const Problem<Element>& problem, const BlockList& list,
   using Acc = AccType<Element>;
   const ConvShape& shape = problem.shape;
   const int64_t part_size = int64_t{shape.K} * shape.gemm_k();
-  const auto runs = runs_of_weight(shape, list, gradient.channels_last, /*forward=*/false);
+  const auto runs = runs_of_weight(shape, list, gradient.channels_last);
   const auto rows = [&](const RunOfWeight&) -> int64_t { return shape.gemm_n(); };
   for_each(runs, kGrainValues / shape.gemm_k() + 1, rows, [&](const RunOfWeight& r, int64_t k) {
     const int64_t taps = r.block->taps(), channels = r.run->channels;
-    const Acc* from = packed + r.packed + k * r.block->gemm_k();
+    const Acc* from = packed + r.packed + r.run->column + k * r.block->gemm_k();
     std::vector<Acc> sum(from, from + taps * channels);
     for (int64_t part = 1; part < parts; ++part) {
       const Acc* addend = from + part * part_size;

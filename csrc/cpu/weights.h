@@ -14,8 +14,13 @@ struct WeightGradient {
   bool channels_last = true;
 };
 
-// For each block and group [value of the column][k]: the right-hand matrix of out = columns *
-// packed.
+// Output channels that one call of the micro-kernel computes. It reads the weight in strips of this
+// width: cut so, they are contiguous, where rows of 512 channels would lie half a memory page
+// apart.
+constexpr int64_t kPanel = 64;
+
+// For each block, group and panel [value of the column][k]: the right-hand matrices of out =
+// columns * packed.
 template <typename Element>
 void pack_forward(const Problem<Element>& problem, const BlockList& list, const Element* weight,
                   AccType<Element>* packed);
