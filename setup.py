@@ -21,7 +21,11 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import pybind11
 
-        package = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        # An editable install is built in place: setuptools would build aside and copy back the
+        # extension module alone.
+        in_place = self.inplace or getattr(self, "editable_mode", False)
+        wheel = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        package = ROOT / "dcn" if in_place else wheel
         build = ROOT / "build"
         options = {
             "CMAKE_INSTALL_PREFIX": package,
@@ -35,11 +39,15 @@ class CMakeBuild(build_ext):
         for name in ("DCN_CUDA", "DCN_CUDA_ARCHS", "DCN_TESTS"):
             if name in os.environ:
                 options[name] = os.environ[name]
-        # --fresh: an isolated build runs in a new temporary environment each time, so cached paths to the last one are stale.
+        # --fresh: each isolated build runs in a new temporary environment, so cached paths to the
+        # last one are stale.
         configure = ["cmake", "--fresh", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
         subprocess.check_call(configure + [f"-D{key}={value}" for key, value in options.items()])
         subprocess.check_call(["cmake", "--build", str(build)])
         subprocess.check_call(["cmake", "--install", str(build)])
+
+    def copy_extensions_to_source(self) -> None:
+        """Nothing to copy: CMake has installed everything in place."""
 
 
 setup(
