@@ -37,3 +37,11 @@ target_sources(dcn PRIVATE
   csrc/cpu/gemm.cpp csrc/cpu/image_gradient.cpp csrc/cpu/nhwc.cpp csrc/cpu/problem.cpp
   csrc/cpu/tiling.cpp csrc/cpu/weights.cpp
   ${dcn_cpu_kernels})
+
+# No inline function may leave an object that is compiled for newer processors: the linker could pick it for everybody.
+if(DCN_TESTS AND CMAKE_NM)
+  enable_testing()
+  add_test(NAME cpu_kernels_share_no_symbol
+    COMMAND sh -c "! \"$0\" \"$@\" | grep -E ' [VWvwu] '" ${CMAKE_NM} ${dcn_cpu_kernels}
+    COMMAND_EXPAND_LISTS)
+endif()

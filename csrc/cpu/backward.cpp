@@ -5,20 +5,19 @@
 //
 //   load           the tile's part of the output gradient, as [pixels, K] and as [K, pixels]
 //   for each block:
-//     multiply     grad columns [pixels, block] = gradient [pixels, K] * weight block [K, block]
-//     differentiate  for each sample the four corners are read once, and give the column, the four
-//     dot products
-//                  <grad column, corner> of which offset and mask gradients are made, and the
-//                  corners' own gradients (columns.h)
-//     multiply     weight gradient block [K, block] += gradient [K, pixels] * columns [pixels,
-//     block]
+//     multiply       grad columns [pixels, block] = gradient [pixels, K] * weight [K, block]
+//     differentiate  the four corners of a sample are read once, and give the column, the four dot
+//                    products <grad column, corner> of which offset and mask gradients are made,
+//                    and the corners' own gradients (columns.h)
+//     multiply       weight gradient [K, block] += gradient [K, pixels] * columns [pixels, block]
 //   store          offset and mask gradients of the tile
 //
 // Columns and their gradient live in the second-level cache, beside a block of the weight and one
-// of its gradient. Weight gradients are summed per thread and then over the threads in their order;
-// image gradients as image_gradient.h says. So there are no races, and for a fixed number of
-// threads always the same bits. Bound: two multiplications of 2 * K operations a column value each,
-// and the scattering, some 20 cycles a vector of 16.
+// of its gradient. Weight gradients are summed per thread, and then over the threads in their
+// order; input gradients as image_gradient.h says. So there are no races, and for a fixed number of
+// threads always the same bits.
+//
+// Bound: two multiplications of 2 * K operations a column value each.
 #include "backward.h"
 
 #include <ATen/Parallel.h>

@@ -2,22 +2,23 @@
 //
 // Threads own tiles of output pixels of one image. A tile runs through the columns in blocks:
 //
-//                     channels of some taps                  K
-//                    +----------------------+        +---------------+
-//   pixels of a tile |  column block        |   x    | weight block  |   added to   sums [pixels,
-//   K] (up to 128)      +----------------------+        +---------------+
+//                    channels of some taps                K
+//                    +-------------------+        +--------------+
+//   pixels of a tile |   column block    |   x    | weight block |   added to sums [pixels, K]
+//   (up to 128)      +-------------------+        +--------------+
 //
-//   gather     for each tap and offset group the positions and weights of the tile's samples are
-//   planned, as vectors over the
-//              pixels; then, pixel by pixel, four corners are mixed as vectors over the channels
-//              (columns.h)
-//   multiply   sums += column block * weight block, by a micro-kernel
-//   store      sums, which began as the bias, go to the output's layout and type
+//   gather    for each tap and offset group the tile's samples are planned, as vectors over the
+//             pixels; then four corners a pixel are mixed, as vectors over the channels (columns.h)
+//   multiply  sums += column block * weight block, by a micro-kernel
+//   store     sums, which began as the bias, go to the output's layout and type
 //
 // The columns never leave the second-level cache, where they share space with the weight block:
-// hence the two limits below. Bound: the multiplication, 2 * K operations a column value, against
-// some 6 cycles a vector of 16 for the gathering from the second-level cache: a tenth at K = 128,
-// more for few output channels.
+// hence the two limits below.
+//
+// Bound: the multiplication, 2 * K operations a column value, against some 12 cycles to gather a
+// vector of 16 whose corners lie in the second-level cache: a third on top at K = 64, a twentieth
+// at K = 512. With 8 channels an offset group, planning the samples and walking over hundreds of
+// offset maps, each on memory pages of its own, cost as much as the multiplication.
 #include "forward.h"
 
 #include <ATen/Parallel.h>
