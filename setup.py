@@ -1,4 +1,4 @@
-"""Builds libdcn and _C with CMake, against the torch that is installed in the building environment."""
+"""Builds libdcn and _C with CMake, against the torch of the building environment."""
 
 import os
 import subprocess

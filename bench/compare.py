@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
-from collections import defaultdict
 from pathlib import Path
 
 import torch
+from ort import onnxruntime_run
+from table import summary
 
 import dcn
 from dcn import bench
@@ -55,6 +55,8 @@ def measure(layer, dtype: str, device: str, sigma: float, with_torchvision: bool
         torchvision = with_torchvision and dtype != "bf16"
         runs = competitors(inputs, torchvision, backward)
         budget = 30.0 if device == "cuda" else 200.0
+        if device == "cpu" and not backward:
+            runs["onnxruntime"] = onnxruntime_run(inputs["nchw"])
         times = bench.best_of_interleaved(runs, device, budget_ms=budget)
         for layout, data in inputs.items():
             row = {
@@ -68,6 +70,8 @@ def measure(layer, dtype: str, device: str, sigma: float, with_torchvision: bool
                 "torchvision_ms": times.get("torchvision"),
                 "workspace_mib": None,
             }
+            if device == "cpu":
+                row["ort_ms"] = times.get("onnxruntime")
             run = runs[f"dcn {layout}"]
             run()
             row["plan"] = str(dcn.last_plan())
@@ -78,25 +82,6 @@ def measure(layer, dtype: str, device: str, sigma: float, with_torchvision: bool
     return rows
 
 
-def geomean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values)) if values else float("nan")
-
-
-def summarise(rows: list[dict]) -> None:
-    """Geomeans over the layers, and the worst layer, of each dtype, pass and layout."""
-    cells = defaultdict(list)
-    for row in rows:
-        cells[row["dtype"], row["pass"], row["layout"]].append(row)
-    print(f"{'dtype':5} {'pass':9} {'layout':14} {'/ conv':>7} {'worst':>7}  x torchvision  least")
-    for (dtype, pass_, layout), cell in cells.items():
-        ratios = [row["dcn_ms"] / row["conv_ms"] for row in cell]
-        gains = [row["torchvision_ms"] / row["dcn_ms"] for row in cell if row["torchvision_ms"]]
-        text = f"{dtype:5} {pass_:9} {layout:14} {geomean(ratios):7.2f} {max(ratios):7.2f}"
-        if gains:
-            text += f"  {geomean(gains):13.2f}  {min(gains):5.2f}"
-        print(text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -105,6 +90,7 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", choices=[layer.name for layer in LAYERS])
     parser.add_argument("--sigma", type=float, default=1.0, help="offset scale in pixels")
     parser.add_argument("--no-torchvision", action="store_true")
+    parser.add_argument("--commit", default=commit(), help="what the rows say they measured")
     parser.add_argument("--out", type=Path, help="where to write the rows, as JSON")
     args = parser.parse_args()
     dtypes = args.dtypes or (list(bench.DTYPES) if args.device == "cuda" else ["f32"])
@@ -112,7 +98,7 @@ def main() -> None:
         torch.set_num_threads(2)
     torch.backends.cudnn.benchmark = True
     name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU, 2 threads"
-    stamp = {"device": name, "commit": commit(), "torch": torch.__version__}
+    stamp = {"device": name, "commit": args.commit, "torch": torch.__version__}
     rows = []
     for layer in LAYERS:
         if args.layers and layer.name not in args.layers:
@@ -132,7 +118,7 @@ def main() -> None:
                 )
         if args.out:
             args.out.write_text(json.dumps(rows, indent=1) + "\n")
-    summarise(rows)
+    print("\n".join(summary(rows)))
 
 
 if __name__ == "__main__":

@@ -76,13 +76,23 @@ def sanitize(job: tuple[str, str]) -> dict:
     tool, dtype = job
     # The caching allocator would hide accesses beyond a tensor inside its larger blocks.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    command = ["compute-sanitizer", "--tool", tool, "--kernel-regex", "kns=dcn_"]
-    command += ["--error-exitcode", "1", sys.executable, __file__, "--inside", dtype]
+    command = [
+        "compute-sanitizer",
+        "--tool",
+        tool,
+        "--error-exitcode",
+        "1",
+        sys.executable,
+        __file__,
+        "--inside",
+        dtype,
+    ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     summary = re.findall(r"(ERROR SUMMARY|RACECHECK SUMMARY): (.*)", result.stdout)
     if not summary or "ran " not in result.stdout:
         print(result.stdout[:2000], result.stderr[-500:], file=sys.stderr)
-    return {"tool": tool, "dtype": dtype, "exit": result.returncode, "summary": " ".join(s[1] for s in summary)}
+    text = " ".join(match[1] for match in summary)
+    return {"tool": tool, "dtype": dtype, "exit": result.returncode, "summary": text}
 
 
 def main() -> int:

@@ -1,0 +1,68 @@
+"""Prints the rows that bench/compare.py wrote as Markdown: geometric means, then layer by layer.
+
+python bench/table.py bench/results/h200.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+
+def geomean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def summary(rows: list[dict]) -> list[str]:
+    """A line a dtype, pass and layout."""
+    cells = defaultdict(list)
+    for row in rows:
+        cells[row["dtype"], row["pass"], row["layout"]].append(row)
+    lines = [
+        "| dtype | pass | layout | time / convolution | worst layer | torchvision / time | worst |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (dtype, pass_, layout), cell in cells.items():
+        ratios = [row["dcn_ms"] / row["conv_ms"] for row in cell]
+        gains = [row["torchvision_ms"] / row["dcn_ms"] for row in cell if row["torchvision_ms"]]
+        gain = f"{geomean(gains):.2f} | {min(gains):.2f}" if gains else "no such dtype | "
+        lines.append(
+            f"| {dtype} | {pass_} | {layout} | {geomean(ratios):.2f} | {max(ratios):.2f} | {gain} |"
+        )
+    return lines
+
+
+def layers(rows: list[dict], layout: str) -> list[str]:
+    """A line a layer, dtype and pass, in one layout."""
+    rows = [row for row in rows if row["layout"] == layout]
+    ort = any(row.get("ort_ms") for row in rows)
+    head = "| layer | dtype | pass | dcn ms | convolution ms | torchvision ms |"
+    lines = [head + (" ONNX Runtime ms |" if ort else " workspace MiB |"), "|---" * 7 + "|"]
+    for row in rows:
+        figure = row.get("ort_ms") if ort else row["workspace_mib"]
+        values = [row["dcn_ms"], row["conv_ms"], row["torchvision_ms"]]
+        cells = [f"{value:.3f}" if value else "-" for value in values]
+        cells.append("-" if figure is None else f"{figure:.2f}")
+        lines.append(
+            f"| {row['layer']} | {row['dtype']} | {row['pass']} | " + " | ".join(cells) + " |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--layout", default="channels_last")
+    args = parser.parse_args()
+    rows = json.loads(args.rows.read_text())
+    stamp = rows[0]
+    print(f"{stamp['device']}, torch {stamp['torch']}, commit {stamp['commit']}\n")
+    print("\n".join(summary(rows)), "", f"In {args.layout}:", "", sep="\n")
+    print("\n".join(layers(rows, args.layout)))
+
+
+if __name__ == "__main__":
+    main()
