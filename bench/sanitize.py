@@ -21,8 +21,10 @@ import torch
 
 import dcn
 
-TOOLS = ("memcheck", "racecheck", "initcheck")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+# initcheck does not see what cuBLAS stores with the bulk copy engine, as it does in all dtypes but
+# f64, and reports each read of it. tests/test_cuda.py poisons memory instead, in every dtype.
+TOOLS = {"memcheck": DTYPES, "racecheck": DTYPES, "initcheck": ("float64",)}
 # N, C, H, W, K, (R, S), G, D: vectors of 8, 4, 2 and 1 channels, and an image of one pixel.
 SHAPES = (
     (3, 32, 7, 9, 24, (3, 3), 1, 1),
@@ -92,23 +94,22 @@ def sanitize(job: tuple[str, str]) -> dict:
     if not summary or "ran " not in result.stdout:
         print(result.stdout[:2000], result.stderr[-500:], file=sys.stderr)
     text = " ".join(match[1] for match in summary)
+    print(f"{tool:10} {dtype:9} exit {result.returncode}: {text}", flush=True)
     return {"tool": tool, "dtype": dtype, "exit": result.returncode, "summary": text}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, help="where to write the summaries, as JSON")
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--inside", metavar="DTYPE", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
         run_all(getattr(torch, args.inside))
         return 0
-    jobs = [(tool, dtype) for tool in args.tools for dtype in DTYPES]
-    with ThreadPoolExecutor(len(DTYPES)) as pool:
+    jobs = [(tool, dtype) for tool in args.tools for dtype in TOOLS[tool]]
+    with ThreadPoolExecutor(len(jobs)) as pool:
         rows = list(pool.map(sanitize, jobs))
-    for row in rows:
-        print(f"{row['tool']:10} {row['dtype']:9} exit {row['exit']}: {row['summary']}", flush=True)
     if args.out:
         stamp = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
         args.out.write_text(json.dumps([row | stamp for row in rows], indent=1) + "\n")

@@ -1,5 +1,6 @@
-// Autocast: the tensors that meet in the GEMM take the autocast dtype. An f32 offset stays f32, since it carries coordinates;
-// any other offset takes the autocast dtype too, so that no mixture reaches the kernels.
+// Autocast: the tensors that meet in the GEMM take the autocast dtype. An f32 offset stays f32,
+// since it carries coordinates; any other offset takes the autocast dtype too, so that no mixture
+// reaches the kernels.
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 

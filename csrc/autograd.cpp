@@ -1,8 +1,10 @@
-// The autograd node of deform_conv2d, written the way PyTorch's generated code writes its own: a fifth of the call overhead of
-// a node registered from Python, and LibTorch users and functorch get the same gradients.
+// The autograd node of deform_conv2d, written the way PyTorch's generated code writes its own: a
+// fifth of the call overhead of a node registered from Python, and LibTorch users and functorch get
+// the same gradients.
 //
-// Saved for backward are the inputs alone and the forced plan, if any: the engine runs backward on threads of its own, where a
-// thread-local would be lost. Backward calls the registered operator, which computes only what `output_mask` asks for.
+// Saved for backward are the inputs alone and the forced plan, if any: the engine runs backward on
+// threads of its own, where a thread-local would be lost. Backward calls the registered operator,
+// which computes only what `output_mask` asks for.
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/basic_ops.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -109,12 +111,15 @@ Tensor deform_conv2d_autograd(c10::DispatchKeySet keys, const Tensor& input, con
   return output;
 }
 
-// The gradients of a backward pass run with create_graph=True are values like any other; only differentiating them is refused.
-Gradients deform_conv2d_backward_autograd(
-    c10::DispatchKeySet keys, const Tensor& grad, const Tensor& input, const Tensor& weight,
-    const Tensor& offset, const OptionalTensor& mask, c10::SymIntArrayRef stride,
-    c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, c10::SymInt groups,
-    c10::SymInt offset_groups, std::array<bool, 5> output_mask, int64_t im2col_step) {
+// The gradients of a backward pass run with create_graph=True are values like any other; only
+// differentiating them is refused.
+Gradients deform_conv2d_backward_autograd(c10::DispatchKeySet keys, const Tensor& grad,
+                                          const Tensor& input, const Tensor& weight,
+                                          const Tensor& offset, const OptionalTensor& mask,
+                                          c10::SymIntArrayRef stride, c10::SymIntArrayRef padding,
+                                          c10::SymIntArrayRef dilation, c10::SymInt groups,
+                                          c10::SymInt offset_groups,
+                                          std::array<bool, 5> output_mask, int64_t im2col_step) {
   std::shared_ptr<torch::autograd::Error> node;
   if (torch::autograd::compute_requires_grad(grad, input, weight, offset, mask)) {
     node = std::shared_ptr<torch::autograd::Error>(new torch::autograd::Error(kDoubleBackward),
@@ -124,9 +129,9 @@ Gradients deform_conv2d_backward_autograd(
   Gradients gradients;
   {
     at::AutoDispatchBelowADInplaceOrView guard;
-    gradients = backward_operator().redispatch(
-        keys & c10::after_autograd_keyset, grad, input, weight, offset, mask, stride, padding,
-        dilation, groups, offset_groups, output_mask, im2col_step);
+    gradients = backward_operator().redispatch(keys & c10::after_autograd_keyset, grad, input,
+                                               weight, offset, mask, stride, padding, dilation,
+                                               groups, offset_groups, output_mask, im2col_step);
   }
   if (node) {
     std::apply([&](auto&... gradient) { (torch::autograd::set_history(gradient, node), ...); },

@@ -5,10 +5,11 @@
 //   corner 0 = (y0, x0)      corner 1 = (y0, x0 + 1)
 //   corner 2 = (y0 + 1, x0)  corner 3 = (y0 + 1, x0 + 1)
 //
-// A sample is inside iff -1 < y < H and -1 < x < W. The test is in the positive form, so that NaN fails it. A corner outside
-// the image has its bit in `corners` clear: it contributes nothing and must not be read. A sample that is not inside has no
-// corner at all. `fill` is the value to which the corners' contributions are added: 0, or NaN when a coordinate is NaN, so
-// that a broken offset shows in the output instead of being repaired in silence.
+// A sample is inside iff -1 < y < H and -1 < x < W. The test is in the positive form, so that NaN
+// fails it. A corner outside the image has its bit in `corners` clear: it contributes nothing and
+// must not be read. A sample that is not inside has no corner at all. `fill` is the value to which
+// the corners' contributions are added: 0, or NaN when a coordinate is NaN, so that a broken offset
+// shows in the output instead of being repaired in silence.
 #pragma once
 
 #include "shape.h"
@@ -22,8 +23,9 @@ namespace dcn {
 
 template <typename Coord>
 struct Sample {
-  int32_t y0, x0;    // top-left corner; -1 is possible, where corners 0 and 1 (or 0 and 2) are outside
-  Coord ly, lx;      // fractions in [0, 1); NaN when a coordinate is NaN
+  int32_t y0,
+      x0;        // top-left corner; -1 is possible, where corners 0 and 1 (or 0 and 2) are outside
+  Coord ly, lx;  // fractions in [0, 1); NaN when a coordinate is NaN
   uint32_t corners;  // bit k is set when corner k lies inside the image
   Coord fill;        // 0 or NaN
 
@@ -37,11 +39,15 @@ struct Sample {
     return (k & 2 ? ly : Coord(1) - ly) * (k & 1 ? lx : Coord(1) - lx);
   }
 
-  // What a modulated sample is worth before its corners are added: nothing, unless it has none. Then mask * 0 or mask * NaN.
-  DCN_HOST_DEVICE Coord modulated_fill(Coord mask) const { return corners ? Coord(0) : fill * mask; }
+  // What a modulated sample is worth before its corners are added: nothing, unless it has none.
+  // Then mask * 0 or mask * NaN.
+  DCN_HOST_DEVICE Coord modulated_fill(Coord mask) const {
+    return corners ? Coord(0) : fill * mask;
+  }
 
-  // The value, and its derivatives by y and x, from four corner values; those of absent corners must be passed as 0.
-  // The same formulas turn the four dot products <gradient, corner> into the gradients of mask, y and x.
+  // The value, and its derivatives by y and x, from four corner values; those of absent corners
+  // must be passed as 0. The same formulas turn the four dot products <gradient, corner> into the
+  // gradients of mask, y and x.
   DCN_HOST_DEVICE Coord interpolate(Coord v0, Coord v1, Coord v2, Coord v3) const {
     return fill + (weight(0) * v0 + weight(1) * v1) + (weight(2) * v2 + weight(3) * v3);
   }
@@ -58,7 +64,8 @@ DCN_HOST_DEVICE Sample<Coord> make_sample(Coord y, Coord x, int32_t H, int32_t W
   Sample<Coord> sample{0, 0, Coord(0), Coord(0), 0u, Coord(0)};
   const bool inside = y > Coord(-1) && y < Coord(H) && x > Coord(-1) && x < Coord(W);
   if (!inside) {
-    // y != y is the one test for NaN that needs no header on the device. The fractions carry it into every weight as well.
+    // y != y is the one test for NaN that needs no header on the device. The fractions carry it
+    // into every weight as well.
     if (y != y) sample.fill = y;
     if (x != x) sample.fill = x;
     sample.ly = sample.lx = sample.fill;

@@ -1,4 +1,5 @@
-// _C: plans, reasons and the forced plan, for Python. No torch header, so it follows the Python version alone.
+// _C: plans, reasons and the forced plan, for Python. No torch header, so it follows the Python
+// version alone.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 
 #include <array>
+#include <limits>
 
 namespace dcn {
 namespace {
@@ -14,13 +15,13 @@ void check_dtype(const char* name, const Tensor& tensor, at::ScalarType expected
               expected, " like the input, but got ", tensor.scalar_type());
 }
 
-// Offset and mask may stay in f32 beside a 16-bit input: their precision is that of the coordinates.
+// Offset and mask may stay in f32 beside a 16-bit input: their precision is that of the
+// coordinates.
 void check_sampling_dtype(const char* name, const Tensor& tensor, at::ScalarType input_dtype) {
   const bool narrow = input_dtype == at::kHalf || input_dtype == at::kBFloat16;
-  TORCH_CHECK(
-      tensor.scalar_type() == input_dtype || (narrow && tensor.scalar_type() == at::kFloat),
-      "deform_conv2d: expected ", name, " of dtype ", input_dtype, " like the input",
-      narrow ? " or Float" : "", ", but got ", tensor.scalar_type());
+  TORCH_CHECK(tensor.scalar_type() == input_dtype || (narrow && tensor.scalar_type() == at::kFloat),
+              "deform_conv2d: expected ", name, " of dtype ", input_dtype, " like the input",
+              narrow ? " or Float" : "", ", but got ", tensor.scalar_type());
 }
 
 void check_tensor(const char* name, const Tensor& tensor, int64_t dim, at::Device device) {
@@ -34,10 +35,9 @@ void check_tensor(const char* name, const Tensor& tensor, int64_t dim, at::Devic
 
 void check_dtypes(const DeformConvCall& call, const std::optional<Tensor>& bias) {
   const at::ScalarType dtype = call.input.scalar_type();
-  TORCH_CHECK(dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf ||
-                  dtype == at::kBFloat16,
-              "deform_conv2d: expected an input of dtype Double, Float, Half or BFloat16, but got ",
-              dtype);
+  TORCH_CHECK(
+      dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
+      "deform_conv2d: expected an input of dtype Double, Float, Half or BFloat16, but got ", dtype);
   check_dtype("weight", call.weight, dtype);
   check_sampling_dtype("offset", call.offset, dtype);
   if (call.has_mask()) check_sampling_dtype("mask", *call.mask, dtype);
@@ -108,9 +108,9 @@ void check_channels(const DeformConvCall& call, const ConvShape& shape) {
   TORCH_CHECK(shape.C > 0 && shape.K > 0,
               "deform_conv2d: expected at least one input and one output channel, but got ",
               shape.C, " and ", shape.K);
-  TORCH_CHECK(shape.C % shape.G == 0 && shape.K % shape.G == 0,
-              "deform_conv2d: input channels (", shape.C, ") and output channels (", shape.K,
-              ") must be divisible by groups (", shape.G, ")");
+  TORCH_CHECK(shape.C % shape.G == 0 && shape.K % shape.G == 0, "deform_conv2d: input channels (",
+              shape.C, ") and output channels (", shape.K, ") must be divisible by groups (",
+              shape.G, ")");
   TORCH_CHECK(shape.C % shape.D == 0, "deform_conv2d: input channels (", shape.C,
               ") must be divisible by offset groups (", shape.D, ")");
   TORCH_CHECK(call.weight.size(1) == shape.channels_per_group(),

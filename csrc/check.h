@@ -1,4 +1,5 @@
-// From tensors to a ConvShape: every condition on a call, and every message about it, for CPU, CUDA and autograd alike.
+// From tensors to a ConvShape: every condition on a call, and every message about it, for CPU, CUDA
+// and autograd alike.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,7 +23,8 @@ struct DeformConvCall {
   bool has_mask() const { return mask.has_value() && mask->defined(); }
 };
 
-// Checks devices, dtypes, ranks and every size before any memory is touched. Throws with the values found and expected.
+// Checks devices, dtypes, ranks and every size before any memory is touched. Throws with the values
+// found and expected.
 ConvShape check_forward(const DeformConvCall& call, const std::optional<at::Tensor>& bias);
 ConvShape check_backward(const DeformConvCall& call, const at::Tensor& grad);
 

@@ -1,4 +1,5 @@
-// The schemas. Arguments are only ever appended, with defaults, because schemas are serialised with exported models.
+// The schemas. Arguments are only ever appended, with defaults, because schemas are serialised with
+// exported models.
 #include "ops.h"
 
 #include <torch/library.h>
@@ -43,10 +44,10 @@ at::Tensor deform_conv2d(const at::Tensor& input, const at::Tensor& weight,
   const int64_t taps = weight.size(2) * weight.size(3);
   TORCH_CHECK(weight.numel() > 0, "deform_conv2d: expected a weight with elements, but got ",
               weight.sizes());
-  return forward_operator().call(input, weight, offset, mask, bias, c10::fromIntArrayRefSlow(stride),
-                                 c10::fromIntArrayRefSlow(padding),
-                                 c10::fromIntArrayRefSlow(dilation),
-                                 input.size(1) / weight.size(1), offset.size(1) / (2 * taps), 0);
+  return forward_operator().call(
+      input, weight, offset, mask, bias, c10::fromIntArrayRefSlow(stride),
+      c10::fromIntArrayRefSlow(padding), c10::fromIntArrayRefSlow(dilation),
+      input.size(1) / weight.size(1), offset.size(1) / (2 * taps), 0);
 }
 
 }  // namespace dcn

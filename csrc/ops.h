@@ -12,7 +12,8 @@ namespace dcn {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // input weight offset mask bias
+using Gradients =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // input weight offset mask bias
 
 using ForwardSignature = Tensor(const Tensor& input, const Tensor& weight, const Tensor& offset,
                                 const OptionalTensor& mask, const OptionalTensor& bias,

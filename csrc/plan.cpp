@@ -20,19 +20,26 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// im2col_gemm: how many output pixels share one columns slice, and on how many lanes the slices are worked.
+// im2col_gemm: how many output pixels share one columns slice, and on how many lanes the slices are
+// worked.
 //
-// Large chunks win, although their columns pass through device memory: small ones keep the columns in the L2, but a GEMM of a few
-// thousand rows leaves multiprocessors idle, which costs more (measured on an H200: 8 MiB of columns are 1.2 to 1.7 times slower
-// than 56). So a call takes what the workspace allowance gives, columns, GEMM workspaces and partial sums together.
+// Large chunks win, although their columns pass through device memory: small ones keep the columns
+// in the L2, but a GEMM of a few thousand rows leaves multiprocessors idle, which costs more
+// (measured on an H200: 8 MiB of columns are 1.2 to 1.7 times slower than 56). So a call takes what
+// the workspace allowance gives, columns, GEMM workspaces and partial sums together.
 constexpr int64_t kWorkspaceAllowance = 64 * kMiB;
 // GEMM tiles are up to 128 rows high; chunks in multiples of it waste no part of a tile.
 constexpr int64_t kGemmTileRows = 128;
-// Two chunks in flight let one lane's GEMM fill the tensor cores while the other gathers. That pays once there are chunks enough
-// to hide the halved size of each: forward from four, backward, whose chunks are longer, from two. A third lane gained nothing.
+// Two chunks in flight let one lane's GEMM fill the tensor cores while the other gathers. That pays
+// once there are chunks enough to make up for the halved size of each: from four on. Backward,
+// whose chunks take longer, gains from two on where the halves keep 4096 rows (64 channels at 8 x
+// 64 x 64: 11 % faster; 512 channels at 6 x 19 x 34, 1024 rows: 3 % slower). A third lane gained
+// nothing.
 constexpr int kLanes = 2;
-constexpr int64_t kChunksForLanesForward = 4;
-constexpr int64_t kChunksForLanesBackward = 2;
+constexpr int64_t kChunksForLanes = 4;
+constexpr int64_t kRowsForLanesBackward = 4096;
+// Kernels count the pixels of a chunk with 32 bits.
+constexpr int64_t kMostChunkPixels = int64_t{1} << 30;
 
 // Bytes of one lane's sum of the weight gradient, in f32 (f64 for f64).
 int64_t weight_sum_bytes(const PlanRequest& request) {
@@ -54,9 +61,11 @@ int64_t fitting_pixels(const PlanRequest& request, int lanes) {
 
 int choose_lanes(const PlanRequest& request, int64_t pixels) {
   if (request.forced && request.forced->lanes > 0) return request.forced->lanes;
-  const int64_t enough = request.pass == Pass::kForward ? kChunksForLanesForward
-                                                        : kChunksForLanesBackward;
-  return ceil_div(pixels, fitting_pixels(request, 1)) >= enough ? kLanes : 1;
+  const int64_t chunks = ceil_div(pixels, fitting_pixels(request, 1));
+  if (chunks >= kChunksForLanes) return kLanes;
+  const int64_t rows = pixels / (kLanes * ceil_div(chunks, kLanes));
+  const bool gains = request.pass == Pass::kBackward && chunks > 1 && rows >= kRowsForLanesBackward;
+  return gains ? kLanes : 1;
 }
 
 // Chunks of equal size, as many as there are lanes or a multiple, so that no lane idles at the end.
@@ -74,7 +83,8 @@ Plan plan_im2col_gemm(const PlanRequest& request) {
   Plan plan;
   plan.algorithm = Algorithm::kIm2colGemm;
   plan.lanes = choose_lanes(request, pixels);
-  plan.chunk_pixels = std::min(choose_chunk_pixels(request, plan.lanes, pixels), pixels);
+  plan.chunk_pixels =
+      std::min({choose_chunk_pixels(request, plan.lanes, pixels), pixels, kMostChunkPixels});
   plan.chunks = ceil_div(pixels, plan.chunk_pixels);
   plan.lanes = static_cast<int>(std::min<int64_t>(plan.lanes, plan.chunks));
   plan.columns_bytes = plan.lanes * plan.chunk_pixels * column_bytes(request);
@@ -114,20 +124,27 @@ const char* name_of(Pass pass) { return pass == Pass::kForward ? "forward" : "ba
 
 const char* name_of(Dtype dtype) {
   switch (dtype) {
-    case Dtype::kF64: return "f64";
-    case Dtype::kF32: return "f32";
-    case Dtype::kF16: return "f16";
-    case Dtype::kBF16: return "bf16";
+    case Dtype::kF64:
+      return "f64";
+    case Dtype::kF32:
+      return "f32";
+    case Dtype::kF16:
+      return "f16";
+    case Dtype::kBF16:
+      return "bf16";
   }
   throw std::logic_error("a dtype without a name");
 }
 
 int64_t size_of(Dtype dtype) {
   switch (dtype) {
-    case Dtype::kF64: return 8;
-    case Dtype::kF32: return 4;
+    case Dtype::kF64:
+      return 8;
+    case Dtype::kF32:
+      return 4;
     case Dtype::kF16:
-    case Dtype::kBF16: return 2;
+    case Dtype::kBF16:
+      return 2;
   }
   throw std::logic_error("a dtype without a size");
 }
@@ -166,17 +183,19 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
 }
 
 Plan make_plan(const PlanRequest& request) {
-  const Algorithm fallback =
-      request.device.is_cuda ? Algorithm::kIm2colGemm : Algorithm::kCpu;
+  const Algorithm fallback = request.device.is_cuda ? Algorithm::kIm2colGemm : Algorithm::kCpu;
   const Algorithm algorithm = request.forced ? request.forced->algorithm : fallback;
-  // The caller raises PyTorch's own alert when nothing deterministic serves the request; it must still run under warn_only.
+  // The caller raises PyTorch's own alert when nothing deterministic serves the request; it must
+  // still run under warn_only.
   PlanRequest relaxed = request;
   relaxed.deterministic = false;
   const std::string reason = why_not(algorithm, relaxed);
   if (!reason.empty()) throw std::invalid_argument(reason);
   switch (algorithm) {
-    case Algorithm::kCpu: return plan_cpu(request);
-    case Algorithm::kIm2colGemm: return plan_im2col_gemm(request);
+    case Algorithm::kCpu:
+      return plan_cpu(request);
+    case Algorithm::kIm2colGemm:
+      return plan_im2col_gemm(request);
   }
   throw std::logic_error("an algorithm without a plan");
 }

@@ -1,7 +1,8 @@
 // The plan: which algorithm runs a call, and how its work is cut.
 //
-// A pure function of values: no CUDA call, no environment, no state. So each choice is a unit test, and can be printed for a
-// device that is not there. To add an algorithm: a value of Algorithm, its sentence in why_not, its estimate in make_plan.
+// A pure function of values: no CUDA call, no environment, no state. So each choice is a unit test,
+// and can be printed for a device that is not there. To add an algorithm: a value of Algorithm, its
+// sentence in why_not, its estimate in make_plan.
 #pragma once
 
 #include <array>
@@ -24,7 +25,8 @@ const char* name_of(Dtype dtype);
 std::optional<Algorithm> algorithm_named(const std::string& name);
 int64_t size_of(Dtype dtype);
 
-// The properties of a device that choices depend on. CPUs are is_cuda = false, with `multiprocessors` counting threads.
+// The properties of a device that choices depend on. CPUs are is_cuda = false, with
+// `multiprocessors` counting threads.
 struct DeviceInfo {
   std::string name;
   bool is_cuda = false;
@@ -37,7 +39,8 @@ struct DeviceInfo {
 const std::vector<DeviceInfo>& device_presets();
 std::optional<DeviceInfo> device_preset(const std::string& name);
 
-// What a caller demands instead of the plan's own choice; 0 lanes or pixels leave that number to the plan.
+// What a caller demands instead of the plan's own choice; 0 lanes or pixels leave that number to
+// the plan.
 struct ForcedPlan {
   Algorithm algorithm;
   int lanes = 0;
@@ -61,17 +64,18 @@ struct Plan {
   Algorithm algorithm = Algorithm::kCpu;
   int64_t chunk_pixels = 0;  // output pixels whose columns exist at one time in one lane
   int64_t chunks = 0;
-  int lanes = 1;                // chunks in flight, each on a stream of its own
-  int64_t columns_bytes = 0;    // all lanes together
-  int64_t workspace_bytes = 0;  // columns, GEMM workspaces and partial sums of all lanes
+  int lanes = 1;                  // chunks in flight, each on a stream of its own
+  int64_t columns_bytes = 0;      // all lanes together
+  int64_t workspace_bytes = 0;    // columns, GEMM workspaces and partial sums of all lanes
   int64_t accumulator_bytes = 0;  // f32 sums of the input gradient, where the dtype is narrower
   bool deterministic = true;      // same inputs, same bits
 
   std::string to_string() const;
 };
 
-// Bytes of cuBLAS workspace of one lane. Without one of its own, results on several streams may differ from run to run.
-// 4 MiB is what cuBLAS asks for below Hopper; more was not faster on the layers of the benchmark.
+// Bytes of cuBLAS workspace of one lane. Without one of its own, results on several streams may
+// differ from run to run. 4 MiB is what cuBLAS asks for below Hopper; more was not faster on the
+// layers of the benchmark.
 constexpr int64_t kGemmWorkspaceBytes = int64_t{4} << 20;
 
 // Empty when `algorithm` can serve the request, otherwise the reason as a sentence.

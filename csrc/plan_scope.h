@@ -1,4 +1,5 @@
-// What is in force on this thread, and what ran last: the state around the plan, which itself has none.
+// What is in force on this thread, and what ran last: the state around the plan, which itself has
+// none.
 #pragma once
 
 #include <optional>
@@ -26,7 +27,8 @@ class ForcedPlanScope {
   std::optional<ForcedPlan> previous_;
 };
 
-// The plan of the latest call in this process, of any thread (backward runs on threads of the autograd engine).
+// The plan of the latest call in this process, of any thread (backward runs on threads of the
+// autograd engine).
 void record_last_plan(const Plan& plan);
 std::optional<Plan> last_plan();
 

@@ -1,7 +1,8 @@
 // ConvShape: the geometry of one deformable convolution as a validated value.
 //
-// Everything that follows from the sizes (output size, tap origin, GEMM sizes, index limits) is computed here and nowhere else.
-// It is trivially copyable and travels into kernel parameters as it is.
+// Everything that follows from the sizes (output size, tap origin, GEMM sizes, index limits) is
+// computed here and nowhere else. It is trivially copyable and travels into kernel parameters as it
+// is.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ DCN_HOST_DEVICE int64_t output_size(int64_t input, int64_t kernel, int64_t strid
   return span < 0 ? 0 : span / stride + 1;
 }
 
-// Letters as in the documentation: N C H W input, K R S weight, P Q output, G groups, D offset groups.
+// Letters as in the documentation: N C H W input, K R S weight, P Q output, G groups, D offset
+// groups.
 struct ConvShape {
   int32_t N = 0, C = 0, H = 0, W = 0;
   int32_t K = 0, R = 0, S = 0;
@@ -39,7 +41,8 @@ struct ConvShape {
   DCN_HOST_DEVICE int64_t output_pixels() const { return int64_t{N} * P * Q; }
   DCN_HOST_DEVICE int64_t input_pixels() const { return int64_t{N} * H * W; }
 
-  // The implicit GEMM of one convolution group: out[gemm_m, gemm_n] = columns[gemm_m, gemm_k] * weight^T.
+  // The implicit GEMM of one convolution group: out[gemm_m, gemm_n] = columns[gemm_m, gemm_k] *
+  // weight^T.
   DCN_HOST_DEVICE int64_t gemm_m() const { return output_pixels(); }
   DCN_HOST_DEVICE int32_t gemm_n() const { return K / G; }
   DCN_HOST_DEVICE int32_t gemm_k() const { return R * S * (C / G); }
@@ -55,9 +58,9 @@ struct ConvShape {
     return q * stride_w - pad_w + s * dil_w;
   }
 
-  // Kernels index with 64 bits to the base of an image and with 32 bits inside one. This holds when no single image
-  // of the input, output, offset or mask, and not the weight, reaches 2^31 elements, nor a coordinate 2^24 (where f32
-  // stops representing every integer).
+  // Kernels index with 64 bits to the base of an image and with 32 bits inside one. This holds when
+  // no single image of the input, output, offset or mask, and not the weight, reaches 2^31
+  // elements, nor a coordinate 2^24 (where f32 stops representing every integer).
   bool fits_int32() const {
     constexpr int64_t kLimit = (int64_t{1} << 31) - 1;
     constexpr int64_t kExactCoordinate = int64_t{1} << 24;

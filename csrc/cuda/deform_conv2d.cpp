@@ -1,4 +1,5 @@
-// The two operators on CUDA: guard, check, plan, convert to NHWC where needed, run the planned algorithm.
+// The two operators on CUDA: guard, check, plan, convert to NHWC where needed, run the planned
+// algorithm.
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -17,7 +18,8 @@ namespace {
 
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-// This is a convolution, so f32 follows the convolution's TF32 switch, whichever of its two spellings set it.
+// This is a convolution, so f32 follows the convolution's TF32 switch, whichever of its two
+// spellings set it.
 bool tf32_allowed() {
   return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::CONV) ==
          at::Float32Precision::TF32;
@@ -33,7 +35,8 @@ SamplingMap sampling_map(const OptionalTensor& tensor) {
           static_cast<int32_t>(tensor->stride(3))};
 }
 
-// Kernels read offset and mask through their strides. Only where these leave 32 bits inside an image is a copy made.
+// Kernels read offset and mask through their strides. Only where these leave 32 bits inside an
+// image is a copy made.
 Tensor with_short_strides(const Tensor& tensor) {
   for (int dim = 1; dim < 4; ++dim) {
     if (tensor.stride(dim) > std::numeric_limits<int32_t>::max()) return tensor.contiguous();
@@ -84,13 +87,13 @@ Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& weight, const Tenso
                           const OptionalTensor& mask, const OptionalTensor& bias,
                           at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
                           int64_t groups, int64_t offset_groups, int64_t im2col_step) {
-  const DeformConvCall call{input,    weight, offset,        mask,       stride, padding,
-                            dilation, groups, offset_groups, im2col_step};
+  const DeformConvCall call{input,   weight,   offset, mask,          stride,
+                            padding, dilation, groups, offset_groups, im2col_step};
   const ConvShape shape = check_forward(call, bias);
   const c10::cuda::CUDAGuard guard(input.device());
   const Plan plan = plan_call(call, shape, Pass::kForward, {});
-  Tensor output = at::empty({shape.N, shape.K, shape.P, shape.Q},
-                            input.options().memory_format(kChannelsLast));
+  Tensor output =
+      at::empty({shape.N, shape.K, shape.P, shape.Q}, input.options().memory_format(kChannelsLast));
   if (output.numel() > 0) {
     const Tensor short_offset = with_short_strides(offset);
     const OptionalTensor mask_kept = short_mask(call);
@@ -101,7 +104,8 @@ Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& weight, const Tenso
         im2col_gemm_forward(nhwc_call(call, shape, plan, short_offset, mask_kept), dense_bias,
                             output);
         break;
-      default: TORCH_INTERNAL_ASSERT(false, "no CUDA forward for ", name_of(plan.algorithm));
+      default:
+        TORCH_INTERNAL_ASSERT(false, "no CUDA forward for ", name_of(plan.algorithm));
     }
   }
   return from_nhwc(output, input.scalar_type(), input.suggest_memory_format());
@@ -113,8 +117,8 @@ Tensor bias_gradient(const Tensor& grad_nhwc, const ConvShape& shape) {
   params.rows = shape.output_pixels();
   params.columns = shape.K;
   params.dtype = dtype_of(grad_nhwc);
-  const Tensor gradient = params.rows == 0 ? at::zeros({shape.K}, options)
-                                           : at::empty({shape.K}, options);
+  const Tensor gradient =
+      params.rows == 0 ? at::zeros({shape.K}, options) : at::empty({shape.K}, options);
   const auto sums = options.dtype(grad_nhwc.element_size() == 2 ? at::kFloat : at::kDouble);
   const Tensor partial = at::empty({column_sum_slabs(params.rows), shape.K}, sums);
   params.from = grad_nhwc.const_data_ptr();
@@ -135,8 +139,8 @@ Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, c
                                       at::IntArrayRef dilation, int64_t groups,
                                       int64_t offset_groups, std::array<bool, 5> output_mask,
                                       int64_t im2col_step) {
-  const DeformConvCall call{input,    weight, offset,        mask,       stride, padding,
-                            dilation, groups, offset_groups, im2col_step};
+  const DeformConvCall call{input,   weight,   offset, mask,          stride,
+                            padding, dilation, groups, offset_groups, im2col_step};
   const ConvShape shape = check_backward(call, grad);
   const c10::cuda::CUDAGuard guard(input.device());
   output_mask[3] = output_mask[3] && call.has_mask();
@@ -159,29 +163,30 @@ Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, c
     const OptionalTensor mask_kept = short_mask(call);
     switch (plan.algorithm) {
       case Algorithm::kIm2colGemm:
-        im2col_gemm_backward(nhwc_call(call, shape, plan, short_offset, mask_kept),
-                             grad_nhwc, gradients);
+        im2col_gemm_backward(nhwc_call(call, shape, plan, short_offset, mask_kept), grad_nhwc,
+                             gradients);
         break;
-      default: TORCH_INTERNAL_ASSERT(false, "no CUDA backward for ", name_of(plan.algorithm));
+      default:
+        TORCH_INTERNAL_ASSERT(false, "no CUDA backward for ", name_of(plan.algorithm));
     }
   } else if (output_mask[1]) {
     gradients.weight.zero_();  // an empty batch
   }
 
-  // A gradient that was not asked for is an empty tensor of its own: outputs of an operator must not alias.
+  // A gradient that was not asked for is an empty tensor of its own: outputs of an operator must
+  // not alias.
   const auto or_nothing = [&](const Tensor& t) {
     return t.defined() ? t : at::empty({0}, input.options().memory_format(std::nullopt));
   };
   Tensor grad_input, grad_weight, grad_bias;
   if (output_mask[0]) {
-    grad_input =
-        from_nhwc(gradients.input, input.scalar_type(), input.suggest_memory_format());
+    grad_input = from_nhwc(gradients.input, input.scalar_type(), input.suggest_memory_format());
   }
   if (output_mask[1]) {
     const Tensor sum = plan.lanes == 1 ? gradients.weight.select(0, 0) : gradients.weight.sum(0);
     const Tensor nhwc = sum.view({shape.K, shape.R, shape.S, shape.channels_per_group()});
-    grad_weight = from_nhwc(nhwc.permute({0, 3, 1, 2}), weight.scalar_type(),
-                            weight.suggest_memory_format());
+    grad_weight =
+        from_nhwc(nhwc.permute({0, 3, 1, 2}), weight.scalar_type(), weight.suggest_memory_format());
   }
   if (output_mask[4]) grad_bias = bias_gradient(grad_nhwc, shape);
   return {or_nothing(grad_input), or_nothing(grad_weight), or_nothing(gradients.offset),

@@ -8,10 +8,14 @@ namespace {
 
 cudaDataType_t data_type(Dtype dtype) {
   switch (dtype) {
-    case Dtype::kF64: return CUDA_R_64F;
-    case Dtype::kF32: return CUDA_R_32F;
-    case Dtype::kF16: return CUDA_R_16F;
-    case Dtype::kBF16: return CUDA_R_16BF;
+    case Dtype::kF64:
+      return CUDA_R_64F;
+    case Dtype::kF32:
+      return CUDA_R_32F;
+    case Dtype::kF16:
+      return CUDA_R_16F;
+    case Dtype::kBF16:
+      return CUDA_R_16BF;
   }
   TORCH_INTERNAL_ASSERT(false, "unknown dtype");
 }
@@ -25,14 +29,16 @@ cublasComputeType_t compute_type(const GemmProblem& problem) {
 }  // namespace
 
 Gemm::Gemm(cudaStream_t caller) : handle_(at::cuda::getCurrentCUDABlasHandle()), caller_(caller) {
-  // Partial sums stay in f32 even where cuBLAS would add up halves; TF32 is chosen per product by its compute type.
+  // Partial sums stay in f32 even where cuBLAS would add up halves; TF32 is chosen per product by
+  // its compute type.
   TORCH_CUDABLAS_CHECK(cublasSetMathMode(
       handle_, static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH |
                                          CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
 }
 
 Gemm::~Gemm() {
-  // PyTorch sets stream, workspace and math mode again whenever it takes the handle; this drops our workspace before it dies.
+  // PyTorch sets stream, workspace and math mode again whenever it takes the handle; this drops our
+  // workspace before it dies.
   cublasSetStream(handle_, caller_);
 }
 

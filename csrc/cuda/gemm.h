@@ -1,4 +1,5 @@
-// One typed call into cuBLAS: a strided batch of column-major matrix products with f32 (f64 for f64) sums.
+// One typed call into cuBLAS: a strided batch of column-major matrix products with f32 (f64 for
+// f64) sums.
 #pragma once
 
 #include <cublas_v2.h>
@@ -27,8 +28,9 @@ struct GemmProblem {
   bool tf32;
 };
 
-// cuBLAS for the streams of one call. Each lane brings its own workspace: shared ones would let results differ from run to run,
-// and a stream's default one is allocated behind PyTorch's back. On destruction the handle's stream is the caller's again.
+// cuBLAS for the streams of one call. Each lane brings its own workspace: shared ones would let
+// results differ from run to run, and a stream's default one is allocated behind PyTorch's back. On
+// destruction the handle's stream is the caller's again.
 class Gemm {
  public:
   explicit Gemm(cudaStream_t caller);

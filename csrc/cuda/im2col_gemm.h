@@ -1,4 +1,5 @@
-// The algorithm im2col_gemm: every dtype, every shape. Tensors are NHWC in memory; the caller has converted them.
+// The algorithm im2col_gemm: every dtype, every shape. Tensors are NHWC in memory; the caller has
+// converted them.
 #pragma once
 
 #include <ATen/core/Tensor.h>

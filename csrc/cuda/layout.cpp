@@ -11,7 +11,8 @@ namespace {
 using at::Tensor;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-// Below this many columns a tile of the transpose is mostly empty: the taps of a weight, say. ATen's copy is better there.
+// Below this many columns a tile of the transpose is mostly empty: the taps of a weight, say.
+// ATen's copy is better there.
 constexpr int64_t kFewColumns = 16;
 
 void transpose(const Tensor& from, const Tensor& to, int64_t rows, int64_t cols) {
@@ -34,16 +35,22 @@ bool worth_a_transpose(const Tensor& tensor) {
 
 Dtype dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
-    case at::kDouble: return Dtype::kF64;
-    case at::kFloat: return Dtype::kF32;
-    case at::kHalf: return Dtype::kF16;
-    case at::kBFloat16: return Dtype::kBF16;
-    default: TORCH_INTERNAL_ASSERT(false, "unchecked dtype ", tensor.scalar_type());
+    case at::kDouble:
+      return Dtype::kF64;
+    case at::kFloat:
+      return Dtype::kF32;
+    case at::kHalf:
+      return Dtype::kF16;
+    case at::kBFloat16:
+      return Dtype::kBF16;
+    default:
+      TORCH_INTERNAL_ASSERT(false, "unchecked dtype ", tensor.scalar_type());
   }
 }
 
 Tensor to_nhwc(const Tensor& tensor) {
-  if (!tensor.is_contiguous() || tensor.is_contiguous(kChannelsLast) || !worth_a_transpose(tensor)) {
+  if (!tensor.is_contiguous() || tensor.is_contiguous(kChannelsLast) ||
+      !worth_a_transpose(tensor)) {
     return tensor.contiguous(kChannelsLast);
   }
   Tensor nhwc = at::empty(tensor.sizes(), tensor.options().memory_format(kChannelsLast));

@@ -12,7 +12,8 @@ Dtype dtype_of(const at::Tensor& tensor);
 // The tensor itself where it is channels_last already, otherwise a channels_last copy.
 at::Tensor to_nhwc(const at::Tensor& tensor);
 
-// A channels_last result or sum in the dtype and memory format that the caller is owed; itself where it already is that.
+// A channels_last result or sum in the dtype and memory format that the caller is owed; itself
+// where it already is that.
 at::Tensor from_nhwc(const at::Tensor& result, at::ScalarType dtype, at::MemoryFormat format);
 
 }  // namespace dcn

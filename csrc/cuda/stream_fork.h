@@ -2,11 +2,13 @@
 //
 //   StreamFork fork(stream, lanes);       // the lanes wait for what `stream` has queued so far
 //   ... launch on fork.lane(i) ...
-//   }                                     // `stream` waits for the lanes, also when an exception leaves the scope
+//   }                                     // `stream` waits for the lanes, also when an exception
+//   leaves the scope
 //
-// Lane 0 is the caller's stream itself, so that one lane costs nothing. Buffers that the lanes use must be allocated on the
-// caller's stream before the fork; since the caller waits for every lane before they are freed, no record_stream is needed.
-// Legal under graph capture: the side streams enter it through the event they wait for, and leave it at the join.
+// Lane 0 is the caller's stream itself, so that one lane costs nothing. Buffers that the lanes use
+// must be allocated on the caller's stream before the fork; since the caller waits for every lane
+// before they are freed, no record_stream is needed. Legal under graph capture: the side streams
+// enter it through the event they wait for, and leave it at the join.
 #pragma once
 
 #include <ATen/cuda/CUDAEvent.h>
@@ -25,7 +27,8 @@ class StreamFork {
     streams_.reserve(lanes);
     joins_.reserve(lanes - 1);
     for (int i = 1; i < lanes; ++i) {
-      streams_.push_back(c10::cuda::getStreamFromPool(/*isHighPriority=*/false, caller.device_index()));
+      streams_.push_back(
+          c10::cuda::getStreamFromPool(/*isHighPriority=*/false, caller.device_index()));
       joins_.emplace_back();
       fork.block(streams_.back());
     }
@@ -37,7 +40,8 @@ class StreamFork {
         joins_[i].record(streams_[i + 1]);
         joins_[i].block(streams_[0]);
       } catch (...) {
-        // A context that cannot record an event is lost, and the next CUDA call of the caller says so.
+        // A context that cannot record an event is lost, and the next CUDA call of the caller says
+        // so.
       }
     }
   }

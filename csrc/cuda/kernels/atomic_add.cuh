@@ -1,5 +1,6 @@
-// Atomic addition of a vector of sums in device memory: one instruction for up to four f32 on compute capability 9.0, where the
-// L2 takes them at the rate of its bytes; one instruction a value elsewhere.
+// Atomic addition of a vector of sums in device memory: one instruction for up to four f32 on
+// compute capability 9.0, where the L2 takes them at the rate of its bytes; one instruction a value
+// elsewhere.
 #pragma once
 
 #include "sampling.cuh"

@@ -1,10 +1,13 @@
-// col2im: from the gradient of the columns to the gradients of input, offset and mask, in one pass over the columns.
+// col2im: from the gradient of the columns to the gradients of input, offset and mask, in one pass
+// over the columns.
 //
-// For each sample, the dot products of its column gradient with its four corners, d_k = sum over c of gcol[c] * x[corner k, c],
-// give all three sampling gradients by the formulas of bilinear.h (the gradient of a mask is an interpolation of the d_k). They
-// are summed over the lanes of the sample's group in a fixed order, without atomics. The input gradient is scattered to the four
-// corners with f32 atomics, several channels an instruction where the hardware has it. While the corners are in registers, the
-// column itself is formed and put in place of its gradient, ready for the weight gradient's GEMM: a second gather is saved.
+// For each sample, the dot products of its column gradient with its four corners, d_k = sum over c
+// of gcol[c] * x[corner k, c], give all three sampling gradients by the formulas of bilinear.h (the
+// gradient of a mask is an interpolation of the d_k). They are summed over the lanes of the
+// sample's group in a fixed order, without atomics. The input gradient is scattered to the four
+// corners with f32 atomics, several channels an instruction where the hardware has it. While the
+// corners are in registers, the column itself is formed and put in place of its gradient, ready for
+// the weight gradient's GEMM: a second gather is saved.
 //
 // Bound by the atomics: 16 bytes for each value of the columns (f32), at 3.8 TB/s on an H200.
 #include "atomic_add.cuh"
@@ -15,7 +18,8 @@ namespace {
 
 template <typename Coord>
 __device__ __forceinline__ Coord sum_over_lanes(Coord value, int lanes) {
-  for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  for (int step = lanes / 2; step > 0; step /= 2)
+    value += __shfl_xor_sync(0xffffffffu, value, step);
   return value;
 }
 
@@ -25,7 +29,8 @@ __device__ __forceinline__ void scatter(Coord* corner0, const ConvShape& shape,
                                         const Vector<Element, kVec>& gcol) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    // A corner of weight zero is touched by no gradient: with the zero offsets of a fresh layer that spares three of four.
+    // A corner of weight zero is touched by no gradient: with the zero offsets of a fresh layer
+    // that spares three of four.
     if (!at.has(k) || at.weight[k] == Coord(0)) continue;
     Vector<Coord, kVec> contribution;
 #pragma unroll
@@ -37,7 +42,8 @@ __device__ __forceinline__ void scatter(Coord* corner0, const ConvShape& shape,
 // Where a finished sample keeps its gradients, in place of its weights.
 enum { kGradY, kGradX, kGradMask };
 
-// The tile's sampling gradients, kept where the planned samples' weights were and written with consecutive threads on consecutive pixels.
+// The tile's sampling gradients, kept where the planned samples' weights were and written with
+// consecutive threads on consecutive pixels.
 template <typename Coord>
 __device__ __forceinline__ void store_sampling_gradients(const Col2imParams& params,
                                                          const Tile& tile,
@@ -94,8 +100,8 @@ __global__ void __launch_bounds__(kThreads)
     const Element* corner0 = input + at.from;
     Coord dot[4] = {};
     for (int32_t c = lane * kVec; active && c < channels; c += lanes * kVec) {
-      auto* place = reinterpret_cast<Vector<Element, kVec>*>(
-          columns + column_element(shape, tile, at, i, c));
+      auto* place =
+          reinterpret_cast<Vector<Element, kVec>*>(columns + column_element(shape, tile, at, i, c));
       const Vector<Element, kVec> gcol = *place;
       Vector<Element, kVec> corner[4], out;
       load_corners(corner0 + c, shape, at, corner);

@@ -1,13 +1,14 @@
 // Sums of the columns of a row-major matrix: the bias gradient is that of grad [pixels, K] in NHWC.
 //
-// Two launches of one kernel: slabs of rows to partial sums, then the partial sums to the result, each in a fixed order. Bound by
-// reading the matrix once.
+// Two launches of one kernel: slabs of rows to partial sums, then the partial sums to the result,
+// each in a fixed order. Bound by reading the matrix once.
 #include "sampling.cuh"
 
 namespace dcn {
 namespace {
 
-// The sums of f32 are f64: the operator waits for memory, so that costs nothing and a long column loses nothing.
+// The sums of f32 are f64: the operator waits for memory, so that costs nothing and a long column
+// loses nothing.
 template <typename From>
 struct SumOf {
   using type = typename CoordOf<From>::type;
@@ -64,7 +65,8 @@ void launch_both(const ColumnSumParams& params, cudaStream_t stream) {
 }  // namespace
 
 int64_t column_sum_slabs(int64_t rows) {
-  constexpr int64_t kSlabRows = 4 * kRowThreads;  // below that a slab's reduction costs more than its rows
+  constexpr int64_t kSlabRows =
+      4 * kRowThreads;  // below that a slab's reduction costs more than its rows
   const int64_t slabs = (rows + kSlabRows - 1) / kSlabRows;
   return slabs < kMaxSlabs ? slabs : kMaxSlabs;
 }
@@ -72,11 +74,20 @@ int64_t column_sum_slabs(int64_t rows) {
 void launch_column_sum(const ColumnSumParams& params, cudaStream_t stream) {
   if (params.rows == 0 || params.columns == 0) return;
   switch (params.dtype) {
-    case Dtype::kF64: launch_both<double>(params, stream); break;
-    case Dtype::kF32: launch_both<float>(params, stream); break;
-    case Dtype::kF16: launch_both<__half>(params, stream); break;
-    case Dtype::kBF16: launch_both<__nv_bfloat16>(params, stream); break;
-    default: throw std::logic_error("no column sum for this dtype");
+    case Dtype::kF64:
+      launch_both<double>(params, stream);
+      break;
+    case Dtype::kF32:
+      launch_both<float>(params, stream);
+      break;
+    case Dtype::kF16:
+      launch_both<__half>(params, stream);
+      break;
+    case Dtype::kBF16:
+      launch_both<__nv_bfloat16>(params, stream);
+      break;
+    default:
+      throw std::logic_error("no column sum for this dtype");
   }
   check_launch("dcn_column_sum_kernel");
 }

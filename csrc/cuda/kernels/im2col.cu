@@ -1,8 +1,9 @@
 // im2col: the columns of a chunk of output pixels, [pixels, G, R*S, C/G], from an NHWC image.
 //
-// Bound by memory traffic inside the chip: four corner vectors read (mostly L1 hits, neighbouring taps share pixels) for one
-// written. The chunk is small enough for its columns to stay in the L2 until the GEMM reads them. Where there is a bias, the
-// same pass puts it into the output rows, so that the GEMM adds onto it and no third kernel touches the output.
+// Bound by instruction issue and by memory traffic inside the chip: four corner vectors read,
+// mostly L1 hits since neighbouring taps share pixels, for one written. Where there is a bias, the
+// same pass puts it into the output rows, so that the GEMM adds onto it and no third kernel touches
+// the output.
 #include "sampling.cuh"
 
 namespace dcn {

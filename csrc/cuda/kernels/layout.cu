@@ -1,6 +1,8 @@
-// NCHW <-> NHWC at the border: a transpose of [batch, rows, cols] to [batch, cols, rows], with a cast on the way.
+// NCHW <-> NHWC at the border: a transpose of [batch, rows, cols] to [batch, cols, rows], with a
+// cast on the way.
 //
-// 32 x 32 tiles through shared memory, so that both sides are read and written along their contiguous axis. Bound by device memory.
+// 32 x 32 tiles through shared memory, so that both sides are read and written along their
+// contiguous axis. Bound by device memory.
 #include "sampling.cuh"
 
 namespace dcn {
@@ -44,8 +46,9 @@ void launch(const TransposeParams& params, cudaStream_t stream) {
   const int64_t row_tiles = (params.rows + kTile - 1) / kTile;
   const int64_t col_tiles = (params.cols + kTile - 1) / kTile;
   constexpr int64_t kMaxBatchBlocks = 65535;  // limit of a grid's second axis
-  const dim3 grid(static_cast<unsigned>(row_tiles * col_tiles),
-                  static_cast<unsigned>(params.batch < kMaxBatchBlocks ? params.batch : kMaxBatchBlocks));
+  const dim3 grid(
+      static_cast<unsigned>(row_tiles * col_tiles),
+      static_cast<unsigned>(params.batch < kMaxBatchBlocks ? params.batch : kMaxBatchBlocks));
   dcn_layout_transpose_kernel<From, To>
       <<<grid, dim3(kTile, kTileThreads), 0, stream>>>(params, static_cast<int32_t>(col_tiles));
 }

@@ -16,7 +16,8 @@ struct SamplingMap {
   int32_t stride_c, stride_h, stride_w;
 };
 
-constexpr int kTilePixels = 32;    // a block's output pixels: one warp plans one unit with coalesced reads of the offset maps
+constexpr int kTilePixels =
+    32;  // a block's output pixels: one warp plans one unit with coalesced reads of the offset maps
 constexpr int kMaxTileUnits = 16;  // keeps the planned samples of a block within 24 KB (f32)
 
 // One chunk of output pixels: a contiguous range of the flattened (n, p, q).
@@ -36,10 +37,12 @@ struct ColumnParams {
 struct Im2colParams {
   ColumnParams chunk;
   const void* bias;  // [K], or null
-  void* output;      // [pixels, K]: set to the bias, so that the GEMM adds onto it; unused without a bias
+  void*
+      output;  // [pixels, K]: set to the bias, so that the GEMM adds onto it; unused without a bias
 };
 
-// Reads the gradient of the columns, and replaces it by the columns themselves where the weight gradient needs them.
+// Reads the gradient of the columns, and replaces it by the columns themselves where the weight
+// gradient needs them.
 struct Col2imParams {
   ColumnParams chunk;
   bool write_columns;

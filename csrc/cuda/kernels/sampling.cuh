@@ -1,8 +1,10 @@
-// What im2col and col2im share: the tile of planned samples in shared memory, and vectors of channels.
+// What im2col and col2im share: the tile of planned samples in shared memory, and vectors of
+// channels.
 //
-// A block serves kTilePixels output pixels times tile_units units, a unit being one (tap, offset group). Its threads
-// first plan each (pixel, unit) once: position, corners, fractions, mask. Then groups of lanes walk the planned samples, each
-// group along the channels of one sample, so that loads of a corner and stores of a column are contiguous.
+// A block serves kTilePixels output pixels times tile_units units, a unit being one (tap, offset
+// group). Its threads first plan each (pixel, unit) once: position, corners, fractions, mask. Then
+// groups of lanes walk the planned samples, each group along the channels of one sample, so that
+// loads of a corner and stores of a column are contiguous.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -36,7 +38,9 @@ __device__ __forceinline__ void narrow(double from, double& to) { to = from; }
 __device__ __forceinline__ void narrow(double from, float& to) { to = static_cast<float>(from); }
 __device__ __forceinline__ void narrow(float from, float& to) { to = from; }
 __device__ __forceinline__ void narrow(float from, __half& to) { to = __float2half_rn(from); }
-__device__ __forceinline__ void narrow(float from, __nv_bfloat16& to) { to = __float2bfloat16_rn(from); }
+__device__ __forceinline__ void narrow(float from, __nv_bfloat16& to) {
+  to = __float2bfloat16_rn(from);
+}
 
 template <typename Element, int kVec>
 struct alignas(sizeof(Element) * kVec) Vector {
@@ -48,9 +52,12 @@ struct alignas(sizeof(Element) * kVec) Vector {
 template <typename Coord>
 __device__ __forceinline__ Coord load_as(const void* data, Dtype dtype, int64_t index) {
   switch (dtype) {
-    case Dtype::kF64: return static_cast<Coord>(static_cast<const double*>(data)[index]);
-    case Dtype::kF32: return static_cast<Coord>(static_cast<const float*>(data)[index]);
-    case Dtype::kF16: return static_cast<Coord>(widen(static_cast<const __half*>(data)[index]));
+    case Dtype::kF64:
+      return static_cast<Coord>(static_cast<const double*>(data)[index]);
+    case Dtype::kF32:
+      return static_cast<Coord>(static_cast<const float*>(data)[index]);
+    case Dtype::kF16:
+      return static_cast<Coord>(widen(static_cast<const __half*>(data)[index]));
     case Dtype::kBF16:
       return static_cast<Coord>(widen(static_cast<const __nv_bfloat16*>(data)[index]));
   }
@@ -61,9 +68,15 @@ __device__ __forceinline__ Coord load_as(const void* data, Dtype dtype, int64_t 
 template <typename Coord>
 __device__ __forceinline__ void store_as(void* data, Dtype dtype, int64_t index, Coord value) {
   switch (dtype) {
-    case Dtype::kF64: static_cast<double*>(data)[index] = value; return;
-    case Dtype::kF32: static_cast<float*>(data)[index] = value; return;
-    case Dtype::kF16: narrow(static_cast<float>(value), static_cast<__half*>(data)[index]); return;
+    case Dtype::kF64:
+      static_cast<double*>(data)[index] = value;
+      return;
+    case Dtype::kF32:
+      static_cast<float*>(data)[index] = value;
+      return;
+    case Dtype::kF16:
+      narrow(static_cast<float>(value), static_cast<__half*>(data)[index]);
+      return;
     case Dtype::kBF16:
       narrow(static_cast<float>(value), static_cast<__nv_bfloat16*>(data)[index]);
       return;
@@ -71,15 +84,16 @@ __device__ __forceinline__ void store_as(void* data, Dtype dtype, int64_t index,
   __trap();
 }
 
-// All that the lanes of one sample need, computed once. 48 bytes for f32, 80 for f64: odd multiples of 16, so that lanes which
-// read consecutive samples meet no bank conflict.
+// All that the lanes of one sample need, computed once. 48 bytes for f32, 80 for f64: odd multiples
+// of 16, so that lanes which read consecutive samples meet no bank conflict.
 template <typename Coord>
 struct alignas(16) PlannedSample {
-  Coord weight[4];   // of the corners, the mask included
-  int64_t from;      // element of the input: corner 0, first channel of the offset group
-  int64_t to;        // element of the columns: that channel of this tap; with several convolution groups, of the pixel
-  Coord base;        // value before the corners are added
-  Coord ly, lx;      // fractions, NaN where a coordinate is
+  Coord weight[4];  // of the corners, the mask included
+  int64_t from;     // element of the input: corner 0, first channel of the offset group
+  int64_t to;  // element of the columns: that channel of this tap; with several convolution groups,
+               // of the pixel
+  Coord base;  // value before the corners are added
+  Coord ly, lx;  // fractions, NaN where a coordinate is
   uint32_t corners;
 
   __device__ __forceinline__ bool has(int k) const { return (corners >> k) & 1u; }
@@ -99,9 +113,10 @@ __device__ __forceinline__ OutputPixel output_pixel(const ColumnParams& chunk, i
           static_cast<int32_t>(inside - p * chunk.shape.Q)};
 }
 
-__device__ __forceinline__ int64_t map_index(const SamplingMap& map, OutputPixel at, int32_t channel) {
-  return at.n * map.stride_n +
-         (int64_t{channel} * map.stride_c + int64_t{at.p} * map.stride_h + int64_t{at.q} * map.stride_w);
+__device__ __forceinline__ int64_t map_index(const SamplingMap& map, OutputPixel at,
+                                             int32_t channel) {
+  return at.n * map.stride_n + (int64_t{channel} * map.stride_c + int64_t{at.p} * map.stride_h +
+                                int64_t{at.q} * map.stride_w);
 }
 
 template <typename Coord>
@@ -133,7 +148,8 @@ __device__ __forceinline__ Tile this_tile(const ColumnParams& chunk) {
           min(chunk.tile_units, all_units - first_unit)};
 }
 
-// Plans every sample of the tile into `planned[pixel * units + unit]`, and returns when all threads may read it.
+// Plans every sample of the tile into `planned[pixel * units + unit]`, and returns when all threads
+// may read it.
 template <typename Coord>
 __device__ __forceinline__ void plan_tile(const ColumnParams& chunk, const Tile& tile,
                                           PlannedSample<Coord>* planned) {
@@ -145,8 +161,8 @@ __device__ __forceinline__ void plan_tile(const ColumnParams& chunk, const Tile&
     const int32_t r = u.tap / shape.S, s = u.tap - r * shape.S;
     const OutputPixel at = output_pixel(chunk, tile.first_pixel + pixel);
     const int32_t map = u.d * shape.taps() + u.tap;
-    const Coord dy = load_as<Coord>(chunk.offset.data, chunk.offset.dtype,
-                                    map_index(chunk.offset, at, 2 * map));
+    const Coord dy =
+        load_as<Coord>(chunk.offset.data, chunk.offset.dtype, map_index(chunk.offset, at, 2 * map));
     const Coord dx = load_as<Coord>(chunk.offset.data, chunk.offset.dtype,
                                     map_index(chunk.offset, at, 2 * map + 1));
     const Coord mask = load_mask<Coord>(chunk, at, map);
@@ -181,7 +197,8 @@ __device__ __forceinline__ int64_t column_element(const ConvShape& shape, const 
   return at.to + (group * shape.taps() + u.tap) * per_group + (channel - group * per_group);
 }
 
-// The four corners of a sample at one vector of channels; those outside the image are zero and not read.
+// The four corners of a sample at one vector of channels; those outside the image are zero and not
+// read.
 template <typename Element, int kVec, typename Coord>
 __device__ __forceinline__ void load_corners(const Element* corner0, const ConvShape& shape,
                                              const PlannedSample<Coord>& at,
@@ -220,14 +237,21 @@ inline void check_launch(const char* kernel) {
   throw std::runtime_error(std::string(kernel) + " did not launch: " + cudaGetErrorString(error));
 }
 
-// Calls `launch` with an Element and a vector width, as types, for the chunk's dtype and vector bytes.
+// Calls `launch` with an Element and a vector width, as types, for the chunk's dtype and vector
+// bytes.
 template <typename Element, typename Launch>
 void with_vector(int32_t vector_bytes, Launch&& launch) {
   switch (vector_bytes / static_cast<int32_t>(sizeof(Element))) {
-    case 8: if constexpr (sizeof(Element) == 2) return launch(Vector<Element, 8>{}); break;
-    case 4: if constexpr (sizeof(Element) <= 4) return launch(Vector<Element, 4>{}); break;
-    case 2: return launch(Vector<Element, 2>{});
-    case 1: return launch(Vector<Element, 1>{});
+    case 8:
+      if constexpr (sizeof(Element) == 2) return launch(Vector<Element, 8>{});
+      break;
+    case 4:
+      if constexpr (sizeof(Element) <= 4) return launch(Vector<Element, 4>{});
+      break;
+    case 2:
+      return launch(Vector<Element, 2>{});
+    case 1:
+      return launch(Vector<Element, 1>{});
   }
   throw std::logic_error("no vector of " + std::to_string(vector_bytes) + " bytes");
 }
@@ -235,10 +259,14 @@ void with_vector(int32_t vector_bytes, Launch&& launch) {
 template <typename Launch>
 void with_element_and_vector(const ColumnParams& chunk, Launch&& launch) {
   switch (chunk.dtype) {
-    case Dtype::kF64: return with_vector<double>(chunk.vector_bytes, launch);
-    case Dtype::kF32: return with_vector<float>(chunk.vector_bytes, launch);
-    case Dtype::kF16: return with_vector<__half>(chunk.vector_bytes, launch);
-    case Dtype::kBF16: return with_vector<__nv_bfloat16>(chunk.vector_bytes, launch);
+    case Dtype::kF64:
+      return with_vector<double>(chunk.vector_bytes, launch);
+    case Dtype::kF32:
+      return with_vector<float>(chunk.vector_bytes, launch);
+    case Dtype::kF16:
+      return with_vector<__half>(chunk.vector_bytes, launch);
+    case Dtype::kBF16:
+      return with_vector<__nv_bfloat16>(chunk.vector_bytes, launch);
   }
   throw std::logic_error("no kernel for this dtype");
 }
