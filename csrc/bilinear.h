@@ -23,9 +23,8 @@ namespace dcn {
 
 template <typename Coord>
 struct Sample {
-  int32_t y0,
-      x0;        // top-left corner; -1 is possible, where corners 0 and 1 (or 0 and 2) are outside
-  Coord ly, lx;  // fractions in [0, 1); NaN when a coordinate is NaN
+  int32_t y0, x0;    // top-left corner; -1 is possible: corners 0 and 1 (or 0 and 2) are outside
+  Coord ly, lx;      // fractions in [0, 1); NaN when a coordinate is NaN
   uint32_t corners;  // bit k is set when corner k lies inside the image
   Coord fill;        // 0 or NaN
 

@@ -104,6 +104,7 @@ PYBIND11_MODULE(_C, m) {
     for (const DeviceInfo& info : device_presets()) names.push_back(info.name);
     return names;
   });
+  m.def("forced_plan", &forced_plan);
   m.def("exchange_forced_plan", &exchange_forced_plan);
   m.def("last_plan", &last_plan);
 }

@@ -59,23 +59,24 @@ int64_t fitting_pixels(const PlanRequest& request, int lanes) {
   return std::max(pixels, kGemmTileRows);
 }
 
-int choose_lanes(const PlanRequest& request, int64_t pixels) {
-  if (request.forced && request.forced->lanes > 0) return request.forced->lanes;
-  const int64_t chunks = ceil_div(pixels, fitting_pixels(request, 1));
-  if (chunks >= kChunksForLanes) return kLanes;
-  const int64_t rows = pixels / (kLanes * ceil_div(chunks, kLanes));
-  const bool gains = request.pass == Pass::kBackward && chunks > 1 && rows >= kRowsForLanesBackward;
-  return gains ? kLanes : 1;
-}
-
 // Chunks of equal size, as many as there are lanes or a multiple, so that no lane idles at the end.
 int64_t choose_chunk_pixels(const PlanRequest& request, int lanes, int64_t pixels) {
   if (request.forced && request.forced->chunk_pixels > 0) return request.forced->chunk_pixels;
   if (request.im2col_step > 0) {
-    return request.im2col_step * request.shape.output_pixels_per_image();
+    const int64_t images = std::min<int64_t>(request.im2col_step, std::max(request.shape.N, 1));
+    return images * request.shape.output_pixels_per_image();
   }
   const int64_t chunks = ceil_div(ceil_div(pixels, fitting_pixels(request, lanes)), lanes) * lanes;
   return ceil_div(ceil_div(pixels, chunks), kGemmTileRows) * kGemmTileRows;
+}
+
+int choose_lanes(const PlanRequest& request, int64_t pixels) {
+  if (request.forced && request.forced->lanes > 0) return request.forced->lanes;
+  const int64_t chunks = ceil_div(pixels, fitting_pixels(request, 1));
+  if (chunks >= kChunksForLanes) return kLanes;
+  const bool gains = request.pass == Pass::kBackward && chunks > 1 &&
+                     choose_chunk_pixels(request, kLanes, pixels) >= kRowsForLanesBackward;
+  return gains ? kLanes : 1;
 }
 
 Plan plan_im2col_gemm(const PlanRequest& request) {
@@ -167,6 +168,22 @@ std::optional<DeviceInfo> device_preset(const std::string& name) {
   return std::nullopt;
 }
 
+std::string why_invalid(const ConvShape& shape) {
+  const int32_t positive[] = {shape.C, shape.K,        shape.R,        shape.S,     shape.G,
+                              shape.D, shape.stride_h, shape.stride_w, shape.dil_h, shape.dil_w};
+  for (const int32_t value : positive) {
+    if (value < 1) return "channels, kernel, groups, stride and dilation must be positive";
+  }
+  if (shape.N < 0 || shape.H < 0 || shape.W < 0 || shape.pad_h < 0 || shape.pad_w < 0) {
+    return "batch, image size and padding must not be negative";
+  }
+  if (shape.C % shape.G != 0 || shape.K % shape.G != 0 || shape.C % shape.D != 0) {
+    return "channels must be divisible by groups and by offset groups";
+  }
+  if (shape.P < 1 || shape.Q < 1) return "the output is too small: the kernel exceeds the input";
+  return "";
+}
+
 std::string why_not(Algorithm algorithm, const PlanRequest& request) {
   switch (algorithm) {
     case Algorithm::kCpu:
@@ -185,6 +202,8 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
 Plan make_plan(const PlanRequest& request) {
   const Algorithm fallback = request.device.is_cuda ? Algorithm::kIm2colGemm : Algorithm::kCpu;
   const Algorithm algorithm = request.forced ? request.forced->algorithm : fallback;
+  const std::string invalid = why_invalid(request.shape);
+  if (!invalid.empty()) throw std::invalid_argument(invalid);
   // The caller raises PyTorch's own alert when nothing deterministic serves the request; it must
   // still run under warn_only.
   PlanRequest relaxed = request;

@@ -78,10 +78,16 @@ struct Plan {
 // layers of the benchmark.
 constexpr int64_t kGemmWorkspaceBytes = int64_t{4} << 20;
 
+// Empty when the shape is one that a convolution can have, otherwise what is wrong with it. Calls
+// arrive checked, with better messages (check.h); this guards plans asked for by numbers.
+std::string why_invalid(const ConvShape& shape);
+
 // Empty when `algorithm` can serve the request, otherwise the reason as a sentence.
 std::string why_not(Algorithm algorithm, const PlanRequest& request);
 
 // Throws std::invalid_argument with that sentence when a forced algorithm cannot serve the request.
+// Determinism alone refuses nothing here: the plan says whether it is deterministic, and the caller
+// raises or warns, as PyTorch is set to.
 Plan make_plan(const PlanRequest& request);
 
 }  // namespace dcn

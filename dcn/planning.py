@@ -39,6 +39,11 @@ def _request(
     output_mask: Sequence[bool] = (True, True, True, True, True),
     im2col_step: int = 0,
 ) -> _C.PlanRequest:
+    if min(*_pair(stride), *_pair(dilation), *weight_shape) < 1:
+        raise ValueError(
+            "expected positive strides, dilations and weight sizes, but got "
+            f"{stride}, {dilation} and {list(weight_shape)}"
+        )
     shape = _C.ConvShape()
     shape.N, shape.C, shape.H, shape.W = input_shape
     shape.K, channels_per_group, shape.R, shape.S = weight_shape

@@ -117,6 +117,14 @@ def test_the_function_class_gives_the_same(case, device):
         torch.testing.assert_close(direct, through_class, **tolerance)
 
 
+def test_the_function_class_takes_an_im2col_step():
+    tensors = PLAIN.tensors(requires_grad=True)
+    order = [tensors[name] for name in ("input", "weight", "offset", "mask", "bias")]
+    out = dcn.DeformConv2dFunction.apply(*order, *PLAIN.geometry.values(), 1, 1, 1)
+    out.sum().backward()
+    assert tensors["weight"].grad is not None
+
+
 def test_the_function_class_computes_what_is_needed():
     tensors = PLAIN.tensors() | {"mask": None, "bias": None}
     tensors["offset"].requires_grad_()

@@ -281,3 +281,20 @@ def test_two_processes_train_as_one(tmp_path):
     expected = gradients(model(), images(n=4))
     assert all(map(torch.equal, first, second))
     torch.testing.assert_close(first, expected)
+
+
+def _forward_in_child(queue):
+    torch.set_num_threads(1)
+    module = dcn.ModulatedDeformConv2dPack(4, 4, 3, padding=1)
+    queue.put(module(torch.ones(1, 4, 8, 8)).isfinite().all().item())
+
+
+def test_it_works_after_a_fork():
+    """As in the workers of a DataLoader, after the parent has used its threads."""
+    dcn.ModulatedDeformConv2dPack(4, 4, 3, padding=1)(torch.ones(4, 4, 32, 32)).sum().backward()
+    context = torch.multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=_forward_in_child, args=(queue,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0 and queue.get()

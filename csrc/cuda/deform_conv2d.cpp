@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
@@ -124,7 +125,7 @@ Tensor bias_gradient(const Tensor& grad_nhwc, const ConvShape& shape) {
   params.from = grad_nhwc.const_data_ptr();
   params.to = gradient.mutable_data_ptr();
   params.partial = partial.mutable_data_ptr();
-  launch_column_sum(params, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_CHECK(launch_column_sum(params, c10::cuda::getCurrentCUDAStream()));
   return gradient;
 }
 

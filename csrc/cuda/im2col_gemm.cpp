@@ -19,6 +19,7 @@
 
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
 
 #include "device_info.h"
 #include "gemm.h"
@@ -134,7 +135,7 @@ void im2col_gemm_forward(const Im2colGemmCall& call, const std::optional<Tensor>
                    params.chunk = chunk;
                    params.bias = bias.has_value() ? bias->const_data_ptr() : nullptr;
                    params.output = const_cast<void*>(rows_at(output, first, shape.K));
-                   launch_im2col(params, stream);
+                   C10_CUDA_CHECK(launch_im2col(params, stream));
 
                    GemmProblem problem{};
                    problem.gemm_m =
@@ -214,11 +215,11 @@ void im2col_gemm_backward(const Im2colGemmCall& call, const Tensor& grad,
                      params.grad_input = data(gradients.input);
                      params.grad_offset = data(gradients.offset);
                      params.grad_mask = data(gradients.mask);
-                     launch_col2im(params, stream);
+                     C10_CUDA_CHECK(launch_col2im(params, stream));
                    } else {
                      Im2colParams params{};
                      params.chunk = chunk;
-                     launch_im2col(params, stream);
+                     C10_CUDA_CHECK(launch_im2col(params, stream));
                    }
                    if (gradients.weight.defined()) {
                      gemm.run(weight_gradient(call, chunk, grad_rows,

@@ -1,6 +1,7 @@
 #include "layout.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include "kernels/params.h"
@@ -24,7 +25,7 @@ void transpose(const Tensor& from, const Tensor& to, int64_t rows, int64_t cols)
   params.batch = from.size(0);
   params.rows = static_cast<int32_t>(rows);
   params.cols = static_cast<int32_t>(cols);
-  launch_transpose(params, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_CHECK(launch_transpose(params, c10::cuda::getCurrentCUDAStream()));
 }
 
 bool worth_a_transpose(const Tensor& tensor) {

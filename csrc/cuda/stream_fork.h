@@ -2,8 +2,7 @@
 //
 //   StreamFork fork(stream, lanes);       // the lanes wait for what `stream` has queued so far
 //   ... launch on fork.lane(i) ...
-//   }                                     // `stream` waits for the lanes, also when an exception
-//   leaves the scope
+//   }                                     // `stream` waits for the lanes, exception or not
 //
 // Lane 0 is the caller's stream itself, so that one lane costs nothing. Buffers that the lanes use
 // must be allocated on the caller's stream before the fork; since the caller waits for every lane

@@ -96,7 +96,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int32_t round = 0; round < rounds; ++round) {
     const int32_t i = round * groups + threadIdx.x / lanes;
     const bool active = i < tile.samples();
-    const PlannedSample<Coord> at = planned[active ? i : 0];
+    PlannedSample<Coord> at{};
+    if (active) at = planned[i];
     const Element* corner0 = input + at.from;
     Coord dot[4] = {};
     for (int32_t c = lane * kVec; active && c < channels; c += lanes * kVec) {
@@ -136,9 +137,9 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void launch_col2im(const Col2imParams& params, cudaStream_t stream) {
+cudaError_t launch_col2im(const Col2imParams& params, cudaStream_t stream) {
   const ColumnParams& chunk = params.chunk;
-  if (chunk.pixels == 0) return;
+  if (chunk.pixels == 0) return cudaSuccess;
   with_element_and_vector(chunk, [&](auto vector) {
     using V = decltype(vector);
     using Coord = typename CoordOf<typename V::element>::type;
@@ -146,7 +147,7 @@ void launch_col2im(const Col2imParams& params, cudaStream_t stream) {
     dcn_bprop_col2im_kernel<typename V::element, V::kWidth>
         <<<tile_grid(chunk), kThreads, tile_bytes<Coord>(chunk), stream>>>(params, lanes);
   });
-  check_launch("dcn_bprop_col2im_kernel");
+  return cudaGetLastError();
 }
 
 }  // namespace dcn

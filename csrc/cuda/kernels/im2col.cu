@@ -58,9 +58,9 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void launch_im2col(const Im2colParams& params, cudaStream_t stream) {
+cudaError_t launch_im2col(const Im2colParams& params, cudaStream_t stream) {
   const ColumnParams& chunk = params.chunk;
-  if (chunk.pixels == 0) return;
+  if (chunk.pixels == 0) return cudaSuccess;
   with_element_and_vector(chunk, [&](auto vector) {
     using V = decltype(vector);
     using Coord = typename CoordOf<typename V::element>::type;
@@ -68,7 +68,7 @@ void launch_im2col(const Im2colParams& params, cudaStream_t stream) {
     dcn_fprop_im2col_kernel<typename V::element, V::kWidth>
         <<<tile_grid(chunk), kThreads, tile_bytes<Coord>(chunk), stream>>>(params, lanes);
   });
-  check_launch("dcn_fprop_im2col_kernel");
+  return cudaGetLastError();
 }
 
 }  // namespace dcn

@@ -1,4 +1,5 @@
-// What travels to the kernels, and the launchers. Raw pointers, one POD, a stream; no torch.
+// What travels to the kernels, and the launchers. Raw pointers, one POD, a stream; no torch. A
+// launcher returns the error of its launch.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,8 +17,8 @@ struct SamplingMap {
   int32_t stride_c, stride_h, stride_w;
 };
 
-constexpr int kTilePixels =
-    32;  // a block's output pixels: one warp plans one unit with coalesced reads of the offset maps
+// A block's output pixels: one warp plans one unit with coalesced reads of the offset maps.
+constexpr int kTilePixels = 32;
 constexpr int kMaxTileUnits = 16;  // keeps the planned samples of a block within 24 KB (f32)
 
 // One chunk of output pixels: a contiguous range of the flattened (n, p, q).
@@ -37,8 +38,7 @@ struct ColumnParams {
 struct Im2colParams {
   ColumnParams chunk;
   const void* bias;  // [K], or null
-  void*
-      output;  // [pixels, K]: set to the bias, so that the GEMM adds onto it; unused without a bias
+  void* output;  // [pixels, K]: set to the bias, onto which the GEMM adds; unused without a bias
 };
 
 // Reads the gradient of the columns, and replaces it by the columns themselves where the weight
@@ -71,9 +71,9 @@ struct ColumnSumParams {
 };
 int64_t column_sum_slabs(int64_t rows);
 
-void launch_im2col(const Im2colParams& params, cudaStream_t stream);
-void launch_col2im(const Col2imParams& params, cudaStream_t stream);
-void launch_column_sum(const ColumnSumParams& params, cudaStream_t stream);
-void launch_transpose(const TransposeParams& params, cudaStream_t stream);
+cudaError_t launch_im2col(const Im2colParams& params, cudaStream_t stream);
+cudaError_t launch_col2im(const Col2imParams& params, cudaStream_t stream);
+cudaError_t launch_column_sum(const ColumnSumParams& params, cudaStream_t stream);
+cudaError_t launch_transpose(const TransposeParams& params, cudaStream_t stream);
 
 }  // namespace dcn

@@ -231,12 +231,6 @@ inline size_t tile_bytes(const ColumnParams& chunk) {
   return sizeof(PlannedSample<Coord>) * kTilePixels * chunk.tile_units;
 }
 
-inline void check_launch(const char* kernel) {
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) return;
-  throw std::runtime_error(std::string(kernel) + " did not launch: " + cudaGetErrorString(error));
-}
-
 // Calls `launch` with an Element and a vector width, as types, for the chunk's dtype and vector
 // bytes.
 template <typename Element, typename Launch>
