@@ -47,6 +47,11 @@ def _request(
     shape = _C.ConvShape()
     shape.N, shape.C, shape.H, shape.W = input_shape
     shape.K, channels_per_group, shape.R, shape.S = weight_shape
+    if shape.C % channels_per_group != 0:
+        raise ValueError(
+            f"expected input channels divisible by weight_shape[1] = {channels_per_group}, "
+            f"but got {shape.C}"
+        )
     shape.G, shape.D = shape.C // channels_per_group, offset_groups
     shape.stride_h, shape.stride_w = _pair(stride)
     shape.pad_h, shape.pad_w = _pair(padding)
