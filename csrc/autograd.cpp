@@ -25,6 +25,19 @@ using torch::autograd::variable_list;
 constexpr const char* kDoubleBackward =
     "deform_conv2d: second derivatives are not supported; run backward without create_graph=True";
 
+// Torch 2.11 holds nodes by shared_ptr with a deleter of its own, newer ones by intrusive_ptr; the
+// type of an Edge's node tells. The deleter is found by argument, since newer ones have none.
+template <typename NodeType, typename... Args>
+auto make_node(Args&&... args) {
+  using NodePointer = decltype(torch::autograd::Edge::function);
+  if constexpr (std::is_same_v<NodePointer, std::shared_ptr<torch::autograd::Node>>) {
+    return std::shared_ptr<NodeType>(new NodeType(std::forward<Args>(args)...),
+                                     [](auto* node) { deleteNode(node); });
+  } else {
+    return c10::make_intrusive<NodeType>(std::forward<Args>(args)...);
+  }
+}
+
 SavedVariable save(const OptionalTensor& tensor) {
   return SavedVariable(tensor.has_value() ? *tensor : Tensor(), /*is_output=*/false);
 }
@@ -83,10 +96,9 @@ Tensor deform_conv2d_autograd(c10::DispatchKeySet keys, const Tensor& input, con
   refuse_forward_mode(offset);
   refuse_forward_mode(mask);
   refuse_forward_mode(bias);
-  std::shared_ptr<DeformConv2dBackward> node;
+  decltype(make_node<DeformConv2dBackward>()) node;
   if (torch::autograd::compute_requires_grad(input, weight, offset, mask, bias)) {
-    node = std::shared_ptr<DeformConv2dBackward>(new DeformConv2dBackward(),
-                                                 torch::autograd::deleteNode);
+    node = make_node<DeformConv2dBackward>();
     node->set_next_edges(torch::autograd::collect_next_edges(input, weight, offset, mask, bias));
     node->input = save(input);
     node->weight = save(weight);
@@ -120,10 +132,9 @@ Gradients deform_conv2d_backward_autograd(c10::DispatchKeySet keys, const Tensor
                                           c10::SymIntArrayRef dilation, c10::SymInt groups,
                                           c10::SymInt offset_groups,
                                           std::array<bool, 5> output_mask, int64_t im2col_step) {
-  std::shared_ptr<torch::autograd::Error> node;
+  decltype(make_node<torch::autograd::Error>(std::string())) node;
   if (torch::autograd::compute_requires_grad(grad, input, weight, offset, mask)) {
-    node = std::shared_ptr<torch::autograd::Error>(new torch::autograd::Error(kDoubleBackward),
-                                                   torch::autograd::deleteNode);
+    node = make_node<torch::autograd::Error>(std::string(kDoubleBackward));
     node->set_next_edges(torch::autograd::collect_next_edges(grad, input, weight, offset, mask));
   }
   Gradients gradients;
