@@ -2,6 +2,7 @@
 // exported models.
 #include "ops.h"
 
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "deform_conv2d.h"
@@ -32,6 +33,11 @@ const c10::TypedOperatorHandle<BackwardSignature>& backward_operator() {
                                  .findSchemaOrThrow("dcn::deform_conv2d_backward", "")
                                  .typed<BackwardSignature>();
   return handle;
+}
+
+Tensor or_empty(const Tensor& gradient, const Tensor& like) {
+  if (gradient.defined()) return gradient;
+  return at::empty({0}, like.options().memory_format(std::nullopt));
 }
 
 at::Tensor deform_conv2d(const at::Tensor& input, const at::Tensor& weight,

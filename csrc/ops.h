@@ -31,4 +31,8 @@ using BackwardSignature = Gradients(const Tensor& grad, const Tensor& input, con
 const c10::TypedOperatorHandle<ForwardSignature>& forward_operator();
 const c10::TypedOperatorHandle<BackwardSignature>& backward_operator();
 
+// The gradient, or where it was not asked for an empty tensor of its own, since the outputs of an
+// operator must not alias. Its dtype and device are those of `like`.
+Tensor or_empty(const Tensor& gradient, const Tensor& like);
+
 }  // namespace dcn

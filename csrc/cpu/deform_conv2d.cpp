@@ -159,13 +159,9 @@ Gradients deform_conv2d_backward_cpu(const Tensor& grad, const Tensor& input, co
       cpu::run_backward(backward);
     });
   }
-  // A gradient that was not asked for is an empty tensor of its own: outputs of an operator must
-  // not alias.
-  const auto or_absent = [&](const Tensor& tensor) {
-    return tensor.defined() ? tensor : at::empty({0}, input.options().memory_format(std::nullopt));
-  };
-  return {or_absent(grad_input), or_absent(grad_weight), or_absent(grad_offset),
-          or_absent(grad_mask), or_absent(output_mask[4] ? dense_grad.sum({0, 2, 3}) : Tensor())};
+  const Tensor grad_bias = output_mask[4] ? dense_grad.sum({0, 2, 3}) : Tensor();
+  return {or_empty(grad_input, input), or_empty(grad_weight, input), or_empty(grad_offset, input),
+          or_empty(grad_mask, input), or_empty(grad_bias, input)};
 }
 
 TORCH_LIBRARY_IMPL(dcn, CPU, m) {

@@ -174,11 +174,6 @@ Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, c
     gradients.weight.zero_();  // an empty batch
   }
 
-  // A gradient that was not asked for is an empty tensor of its own: outputs of an operator must
-  // not alias.
-  const auto or_nothing = [&](const Tensor& t) {
-    return t.defined() ? t : at::empty({0}, input.options().memory_format(std::nullopt));
-  };
   Tensor grad_input, grad_weight, grad_bias;
   if (output_mask[0]) {
     grad_input = from_nhwc(gradients.input, input.scalar_type(), input.suggest_memory_format());
@@ -190,8 +185,9 @@ Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, c
         from_nhwc(nhwc.permute({0, 3, 1, 2}), weight.scalar_type(), weight.suggest_memory_format());
   }
   if (output_mask[4]) grad_bias = bias_gradient(grad_nhwc, shape);
-  return {or_nothing(grad_input), or_nothing(grad_weight), or_nothing(gradients.offset),
-          or_nothing(gradients.mask), or_nothing(grad_bias)};
+  return {or_empty(grad_input, input), or_empty(grad_weight, input),
+          or_empty(gradients.offset, input), or_empty(gradients.mask, input),
+          or_empty(grad_bias, input)};
 }
 
 TORCH_LIBRARY_IMPL(dcn, CUDA, m) {
