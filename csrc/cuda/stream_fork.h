@@ -13,9 +13,24 @@
 #include <ATen/cuda/CUDAEvent.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <algorithm>
 #include <vector>
 
 namespace dcn {
+
+// A stream from `draw` that is not among `taken`. PyTorch's pool hands out its 32 streams in turn,
+// the caller's own among them if it came from there. After a whole turn without a new one lanes
+// share a stream: that costs their overlap and nothing else.
+template <typename Draw>
+c10::cuda::CUDAStream stream_beside(const std::vector<c10::cuda::CUDAStream>& taken, Draw&& draw) {
+  constexpr int kPoolStreams = 32;
+  c10::cuda::CUDAStream stream = draw();
+  for (int drawn = 1; drawn < kPoolStreams; ++drawn) {
+    if (std::find(taken.begin(), taken.end(), stream) == taken.end()) break;
+    stream = draw();
+  }
+  return stream;
+}
 
 class StreamFork {
  public:
@@ -25,9 +40,11 @@ class StreamFork {
     fork.record(caller);
     streams_.reserve(lanes);
     joins_.reserve(lanes - 1);
+    const auto draw = [&] {
+      return c10::cuda::getStreamFromPool(/*isHighPriority=*/false, caller.device_index());
+    };
     for (int i = 1; i < lanes; ++i) {
-      streams_.push_back(
-          c10::cuda::getStreamFromPool(/*isHighPriority=*/false, caller.device_index()));
+      streams_.push_back(stream_beside(streams_, draw));
       joins_.emplace_back();
       fork.block(streams_.back());
     }

@@ -9,6 +9,7 @@
 #include <set>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 namespace dcn {
 namespace {
@@ -73,6 +74,41 @@ TEST_F(StreamForkTest, LanesAreDifferentStreams) {
   std::set<cudaStream_t> streams;
   for (int i = 0; i < kLanes; ++i) streams.insert(fork.lane(i).stream());
   EXPECT_EQ(streams.size(), static_cast<size_t>(kLanes));
+}
+
+// More draws than the pool has streams, so that its turn comes past the caller's stream.
+TEST_F(StreamForkTest, LanesAreNeverTheCallersStream) {
+  const auto caller = c10::cuda::getStreamFromPool();
+  for (int turn = 0; turn < 40; ++turn) {
+    StreamFork fork(caller, kLanes);
+    std::set<cudaStream_t> streams;
+    for (int i = 0; i < kLanes; ++i) streams.insert(fork.lane(i).stream());
+    EXPECT_EQ(streams.size(), static_cast<size_t>(kLanes)) << "fork " << turn;
+  }
+}
+
+// Streams as values, compared and never used: no GPU is needed.
+c10::cuda::CUDAStream stream_numbered(int id) {
+  const c10::Device device(c10::DeviceType::CUDA, 0);
+  return c10::cuda::CUDAStream(c10::Stream(c10::Stream::UNSAFE, device, id));
+}
+
+TEST(StreamBeside, PassesOverWhatIsTaken) {
+  int next = 5;
+  const auto draw = [&] { return stream_numbered(next++ % 32); };
+  const std::vector<c10::cuda::CUDAStream> taken{stream_numbered(5), stream_numbered(6),
+                                                 stream_numbered(8)};
+  EXPECT_EQ(stream_beside(taken, draw), stream_numbered(7));
+  EXPECT_EQ(stream_beside(taken, draw), stream_numbered(9));
+}
+
+TEST(StreamBeside, GivesUpAfterOneTurn) {
+  std::vector<c10::cuda::CUDAStream> taken;
+  for (int id = 0; id < 32; ++id) taken.push_back(stream_numbered(id));
+  int draws = 0;
+  const auto draw = [&] { return stream_numbered(draws++ % 32); };
+  EXPECT_EQ(stream_beside(taken, draw), stream_numbered(31));
+  EXPECT_EQ(draws, 32);
 }
 
 TEST_F(StreamForkTest, LanesWaitForTheCaller) {
