@@ -77,6 +77,7 @@ if not _build.cuda_version:
         torch.library.impl(_name, "cuda", without_cuda)
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_MOST = 2**31 - 1
 
 
 def _check_tensor(name: str, tensor: Tensor, rank: int, device: torch.device) -> None:
@@ -96,29 +97,34 @@ def _check_tensor(name: str, tensor: Tensor, rank: int, device: torch.device) ->
     )
 
 
+def _dtype_name(tensor: Tensor) -> str:
+    """As C++ prints it: Float for float32."""
+    return tensor.type().split(".")[-1].removesuffix("Tensor")
+
+
 def _check_dtype(name: str, tensor: Tensor, input: Tensor, or_f32: bool = False) -> None:
     or_f32 = or_f32 and input.dtype.itemsize == 2
     torch._check(
         tensor.dtype == input.dtype or (or_f32 and tensor.dtype == torch.float32),
         lambda: (
-            f"deform_conv2d: expected {name} of dtype {input.dtype} like the input"
-            f"{' or torch.float32' if or_f32 else ''}, but got {tensor.dtype}"
+            f"deform_conv2d: expected {name} of dtype {_dtype_name(input)} like the input"
+            f"{' or Float' if or_f32 else ''}, but got {_dtype_name(tensor)}"
         ),
     )
 
 
-def _check_shape(name: str, layout: str, tensor: Tensor, expected: Sequence[int]) -> None:
+def _check_shape(
+    name: str, layout: str, tensor: Tensor, expected: Sequence[int], phrases: bool = False
+) -> None:
     def message(axis: int) -> str:
         got, want = tuple(tensor.shape), tuple(expected)
-        phrases = (
-            f"invalid batch size of {name}",
-            f"{name}.shape[1] is not valid: got: {got[axis]} expected: {want[axis]}",
-            f"{name} output dims: {got[2:]} - computed output dims: {want[2:]}",
-        )
-        return (
-            f"deform_conv2d: expected {name} of shape {layout} = {list(want)}, but got "
-            f"{list(got)} ({phrases[min(axis, 2)]})"
-        )
+        text = f"deform_conv2d: expected {name} of shape {layout} = {list(want)}, but got "
+        phrase = (
+            f" (invalid batch size of {name})",
+            f" ({name}.shape[1] is not valid: got: {got[axis]} expected: {want[axis]})",
+            f" ({name} output dims: {got[2:]} - computed output dims: {want[2:]})",
+        )[min(axis, 2)]
+        return text + str(list(got)) + (phrase if phrases else "")
 
     for axis, want in enumerate(expected):
         torch._check(tensor.shape[axis] == want, partial(message, axis))
@@ -131,18 +137,63 @@ def _check_numbers(
     dilation: Sequence[int],
     groups: int,
     offset_groups: int,
+    im2col_step: int,
 ) -> None:
-    for name, values, least in (
-        ("kernel size", weight.shape[2:], 1),
-        ("stride", stride, 1),
-        ("padding", padding, 0),
-        ("dilation", dilation, 1),
-        ("groups", (groups,), 1),
-        ("offset groups", (offset_groups,), 1),
+    torch._check(
+        len(stride) == len(padding) == len(dilation) == 2,
+        lambda: (
+            "deform_conv2d: expected stride, padding and dilation of 2 values each, but got "
+            f"{list(stride)}, {list(padding)} and {list(dilation)}"
+        ),
+    )
+    channels = (
+        "the shape of the offset tensor at dimension 1 is not valid. It should be a multiple of "
+        "2 * weight.size[2] * weight.size[3]"
+    )
+    for what, least, values, got in (
+        ("a positive kernel size", 1, weight.shape[2:], "weight_h: {} weight_w: {}"),
+        ("positive strides", 1, stride, "stride_h: {} stride_w: {}"),
+        ("non-negative padding", 0, padding, "pad_h: {} pad_w: {}"),
+        ("positive dilations", 1, dilation, "dilation_h: {} dilation_w: {}"),
+        ("a positive number of groups", 1, (groups,), "{}"),
+        ("a positive number of offset groups", 1, (offset_groups,), "{}: " + channels),
+        ("a non-negative im2col_step", 0, (im2col_step,), "{}"),
     ):
+        message = f"deform_conv2d: expected {what}, but got {got.format(*values)}"
         for value in values:
-            message = f"deform_conv2d: expected {name} of at least {least}, but got {list(values)}"
             torch._check(value >= least, lambda message=message: message)
+
+
+def _check_limit(name: str, value: int) -> None:
+    # A symbol is not compared: the limit would become a guard, which an export without an upper
+    # bound of that size refuses. The real kernels check the number that it stands for.
+    if isinstance(value, int):
+        message = f"{name} of {value} is too large: sizes are limited to 2^31 - 1"
+        torch._check(value <= _MOST, lambda: f"deform_conv2d: {message}")
+
+
+def _output_size(
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, int]:
+    (h, w), (r, s) = input.shape[2:], weight.shape[2:]
+    p = (h + 2 * padding[0] - dilation[0] * (r - 1) - 1) // stride[0] + 1
+    q = (w + 2 * padding[1] - dilation[1] * (s - 1) - 1) // stride[1] + 1
+    for extent in (p, q):
+        torch._check(
+            extent > 0,
+            lambda: (
+                f"deform_conv2d: Calculated output size too small - out_h: {max(p, 0)} "
+                f"out_w: {max(q, 0)} for an input of {h} x {w}, a kernel of {r} x {s}, "
+                f"padding {list(padding)}, dilation {list(dilation)}"
+            ),
+        )
+    _check_limit("an output height", p)
+    _check_limit("an output width", q)
+    return p, q
 
 
 def _check_channels(input: Tensor, weight: Tensor, groups: int, offset_groups: int) -> None:
@@ -171,49 +222,86 @@ def _check_channels(input: Tensor, weight: Tensor, groups: int, offset_groups: i
     _check_shape("weight", "[K, C/G, R, S]", weight, (k, c // groups, *weight.shape[2:]))
 
 
+def _check_fits_int32(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output_size: tuple[int, int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> None:
+    """`ConvShape::fits_int32`, as far as sizes are numbers (see `_check_limit`)."""
+    (_, c, h, w), (k, per_group, r, s), (p, q) = input.shape, weight.shape, output_size
+    counts = (h * w * c, p * q * k, offset.shape[1] * p * q, k * per_group * r * s)
+    reach = (
+        extent * stride[i] + padding[i] + weight.shape[i + 2] * dilation[i]
+        for i, extent in enumerate(output_size)
+    )
+    for value, most in (
+        *((each, _MOST) for each in counts),
+        *((each, 2**24 - 1) for each in reach),
+    ):
+        torch._check(
+            not isinstance(value, int) or value <= most,
+            lambda: (
+                "deform_conv2d: one image of the input, output or offset, or the weight, has 2^31 "
+                "or more elements, or spans 2^24 or more pixels along an axis: input "
+                f"{list(input.shape)}, weight {list(weight.shape)}, offset {list(offset.shape)}"
+            ),
+        )
+
+
 def _check_call(
     input: Tensor,
     weight: Tensor,
     offset: Tensor,
     mask: Tensor | None,
+    bias: Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
     offset_groups: int,
+    im2col_step: int,
 ) -> tuple[int, int]:
     """`csrc/check.cpp` for sizes that may be symbols; the output's height and width."""
-    for name, tensor in (("input", input), ("weight", weight), ("offset", offset), ("mask", mask)):
-        if tensor is not None:
-            _check_tensor(name, tensor, 4, input.device)
-            _check_dtype(name, tensor, input, or_f32=name in ("offset", "mask"))
+    tensors = {"input": input, "weight": weight, "offset": offset, "mask": mask, "bias": bias}
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor, 1 if name == "bias" else 4, input.device)
     torch._check(
         input.dtype in _DTYPES,
         lambda: (
-            f"deform_conv2d: expected an input of one of the dtypes {_DTYPES}, "
-            f"but got {input.dtype}"
+            "deform_conv2d: expected an input of dtype Double, Float, Half or BFloat16, but got "
+            + _dtype_name(input)
         ),
     )
-    _check_numbers(weight, stride, padding, dilation, groups, offset_groups)
-    p, q = (
-        (input.shape[i + 2] + 2 * padding[i] - dilation[i] * (weight.shape[i + 2] - 1) - 1)
-        // stride[i]
-        + 1
-        for i in range(2)
+    for name, tensor in tensors.items():
+        _check_dtype(name, tensor, input, or_f32=name in ("offset", "mask"))
+    _check_numbers(weight, stride, padding, dilation, groups, offset_groups, im2col_step)
+    sizes = ("a batch", "a channel count", "an input height", "an input width")
+    kernel = ("an output channel count", "a kernel height", "a kernel width")
+    named = (
+        *zip(sizes, input.shape, strict=True),
+        *zip(kernel, (weight.shape[0], *weight.shape[2:]), strict=True),
+        ("a number of groups", groups),
+        ("a number of offset groups", offset_groups),
+        *(("a stride", value) for value in stride),
+        *(("a padding", value) for value in padding),
+        *(("a dilation", value) for value in dilation),
     )
-    for extent in (p, q):
-        torch._check(
-            extent > 0,
-            lambda: (
-                "deform_conv2d: Calculated output size too small - "
-                f"out_h: {p} out_w: {q} for an input of {list(input.shape[2:])}"
-            ),
-        )
+    for name, value in named:
+        _check_limit(name, value)
+    p, q = _output_size(input, weight, stride, padding, dilation)
     _check_channels(input, weight, groups, offset_groups)
     n, samples = input.shape[0], offset_groups * weight.shape[2] * weight.shape[3]
-    _check_shape("offset", "[N, 2*D*R*S, P, Q]", offset, (n, 2 * samples, p, q))
+    _check_shape("offset", "[N, 2*D*R*S, P, Q]", offset, (n, 2 * samples, p, q), phrases=True)
     if mask is not None:
-        _check_shape("mask", "[N, D*R*S, P, Q]", mask, (n, samples, p, q))
+        _check_shape("mask", "[N, D*R*S, P, Q]", mask, (n, samples, p, q), phrases=True)
+    if bias is not None:
+        _check_shape("bias", "[K]", bias, (weight.shape[0],))
+    _check_fits_int32(input, weight, offset, (p, q), stride, padding, dilation)
     return p, q
 
 
@@ -223,15 +311,11 @@ def _fake_forward(
     im2col_step=0,
 ):  # fmt: skip
     p, q = _check_call(
-        input, weight, offset, mask, stride, padding, dilation, groups, offset_groups
-    )
-    n, k = input.shape[0], weight.shape[0]
-    if bias is not None:
-        _check_tensor("bias", bias, 1, input.device)
-        _check_dtype("bias", bias, input)
-        _check_shape("bias", "[K]", bias, (k,))
+        input, weight, offset, mask, bias,
+        stride, padding, dilation, groups, offset_groups, im2col_step,
+    )  # fmt: skip
     return torch.empty(
-        (n, k, p, q),
+        (input.shape[0], weight.shape[0], p, q),
         dtype=input.dtype,
         device=input.device,
         memory_format=suggest_memory_format(input),
@@ -244,8 +328,9 @@ def _fake_backward(
     output_mask, im2col_step=0,
 ):  # fmt: skip
     p, q = _check_call(
-        input, weight, offset, mask, stride, padding, dilation, groups, offset_groups
-    )
+        input, weight, offset, mask, None,
+        stride, padding, dilation, groups, offset_groups, im2col_step,
+    )  # fmt: skip
     _check_tensor("grad", grad, 4, input.device)
     _check_dtype("grad", grad, input)
     _check_shape("grad", "[N, K, P, Q]", grad, (input.shape[0], weight.shape[0], p, q))

@@ -201,6 +201,32 @@ def test_the_backward_operator_refuses_a_gradient(grad, phrase, device):
     assert works(device)
 
 
+@pytest.mark.parametrize(
+    "change, phrase", SIZES + DTYPES + FORWARD_ONLY, ids=ids(SIZES + DTYPES + FORWARD_ONLY)
+)
+def test_a_traced_forward_is_refused_in_the_same_words(change, phrase):
+    """By the fake kernels, which calls with meta tensors reach."""
+    with pytest.raises(RuntimeError, match=re.escape(phrase)) as real:
+        forward(changed(change, "cpu"))
+    with pytest.raises(RuntimeError) as fake:
+        forward(changed(change, "meta"))
+    assert str(fake.value) == str(real.value)
+
+
+@pytest.mark.parametrize(
+    "change, grad",
+    [(change, shaped(2, 6, 7, 6)) for change, _ in SIZES] + [({}, grad) for grad, _ in GRAD],
+    ids=[*ids(SIZES), *(phrase for _, phrase in GRAD)],
+)
+def test_a_traced_backward_is_refused_in_the_same_words(change, grad):
+    errors = []
+    for device in ("cpu", "meta"):
+        with pytest.raises(RuntimeError) as error:
+            backward(changed(change, device), grad(device))
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
+
+
 @pytest.mark.parametrize("name", LEAVES)
 def test_a_tensor_on_another_device(name, device):
     """A CPU offset beside a CUDA input was an illegal memory access in other libraries."""
