@@ -41,10 +41,14 @@ constexpr int64_t kRowsForLanesBackward = 4096;
 // Kernels count the pixels of a chunk with 32 bits.
 constexpr int64_t kMostChunkPixels = int64_t{1} << 30;
 
-// Bytes of one lane's sum of the weight gradient, in f32 (f64 for f64).
-int64_t weight_sum_bytes(const PlanRequest& request) {
-  if (request.pass == Pass::kForward || !request.output_mask[1]) return 0;
-  return request.shape.K * int64_t{request.shape.gemm_k()} * (request.dtype == Dtype::kF64 ? 8 : 4);
+// Bytes that `lanes` need beside their columns: a GEMM workspace and a sum of the weight gradient
+// each, in f32 (f64 for f64), and where there are several sums, their total.
+int64_t fixed_bytes(const PlanRequest& request, int lanes) {
+  const int64_t workspaces = lanes * kGemmWorkspaceBytes;
+  if (request.pass == Pass::kForward || !request.output_mask[1]) return workspaces;
+  const int64_t sum =
+      request.shape.K * int64_t{request.shape.gemm_k()} * (request.dtype == Dtype::kF64 ? 8 : 4);
+  return workspaces + (lanes == 1 ? 1 : lanes + 1) * sum;
 }
 
 int64_t column_bytes(const PlanRequest& request) {
@@ -53,8 +57,8 @@ int64_t column_bytes(const PlanRequest& request) {
 
 // The most pixels a chunk may have when `lanes` of them share the allowance.
 int64_t fitting_pixels(const PlanRequest& request, int lanes) {
-  const int64_t fixed = lanes * (kGemmWorkspaceBytes + weight_sum_bytes(request));
-  const int64_t each = std::max<int64_t>(kWorkspaceAllowance - fixed, 0) / lanes;
+  const int64_t each =
+      std::max<int64_t>(kWorkspaceAllowance - fixed_bytes(request, lanes), 0) / lanes;
   const int64_t pixels = each / column_bytes(request) / kGemmTileRows * kGemmTileRows;
   return std::max(pixels, kGemmTileRows);
 }
@@ -89,8 +93,7 @@ Plan plan_im2col_gemm(const PlanRequest& request) {
   plan.chunks = ceil_div(pixels, plan.chunk_pixels);
   plan.lanes = static_cast<int>(std::min<int64_t>(plan.lanes, plan.chunks));
   plan.columns_bytes = plan.lanes * plan.chunk_pixels * column_bytes(request);
-  plan.workspace_bytes =
-      plan.columns_bytes + plan.lanes * (kGemmWorkspaceBytes + weight_sum_bytes(request));
+  plan.workspace_bytes = plan.columns_bytes + fixed_bytes(request, plan.lanes);
   if (request.pass == Pass::kBackward && request.output_mask[0]) {
     const int64_t sum = request.dtype == Dtype::kF64 ? 8 : 4;
     plan.accumulator_bytes = request.shape.input_pixels() * request.shape.C * sum;

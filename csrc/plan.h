@@ -66,7 +66,7 @@ struct Plan {
   int64_t chunks = 0;
   int lanes = 1;                  // chunks in flight, each on a stream of its own
   int64_t columns_bytes = 0;      // all lanes together
-  int64_t workspace_bytes = 0;    // columns, GEMM workspaces and partial sums of all lanes
+  int64_t workspace_bytes = 0;    // columns, GEMM workspaces, partial sums and their total
   int64_t accumulator_bytes = 0;  // f32 sums of the input gradient, where the dtype is narrower
   bool deterministic = true;      // same inputs, same bits
 

@@ -15,7 +15,7 @@ GPUS = ("h200", "a100", "l20", "rtx4090")
 PINNED = {
     "seed-small": ((2048, 1, 1), (2048, 1, 1), (2048, 1, 1), (2048, 1, 1)),
     "seed-medium": ((16384, 1, 1), (16384, 1, 1), (8192, 2, 1), (4096, 4, 2)),
-    "seed-large": ((11008, 3, 1), (5504, 6, 2), (2816, 12, 2), (2816, 12, 2)),
+    "seed-large": ((11008, 3, 1), (5504, 6, 2), (2816, 12, 2), (2432, 14, 2)),
     "paddle": ((3876, 1, 1), (3876, 1, 1), (2048, 2, 1), (2048, 2, 1)),
     "deft": ((32768, 1, 1), (32768, 1, 1), (16384, 2, 1), (8192, 4, 2)),
     "rcnn-c3": ((16896, 2, 1), (8448, 4, 2), (11264, 3, 1), (5632, 6, 2)),
@@ -66,7 +66,7 @@ def test_pinned_plans_on_an_h200(layer):
 @pytest.mark.parametrize("pass_", ["forward", "backward"])
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
 def test_memory_beyond_inputs_and_outputs_is_bounded(layer, dtype, pass_):
-    """Columns and workspaces of all lanes; the f32 sums of the input gradient are apart."""
+    """Columns, workspaces and weight sums; the f32 sums of the input gradient are apart."""
     chosen = plan(layer, dtype=dtype, pass_=pass_)
     assert 0 < chosen.workspace_bytes <= 64 << 20
     narrow = dtype != "f32"

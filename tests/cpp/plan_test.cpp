@@ -176,6 +176,25 @@ TEST(Im2colGemm, BackwardPaysForWhatIsAsked) {
   EXPECT_FALSE(make_plan(asked).deterministic);
 }
 
+// Each lane has a sum of the weight gradient, and several lanes a total beside them.
+TEST(Im2colGemm, TheTotalOfSeveralLanesIsCounted) {
+  PlanRequest asked = request(layer(2, 64, 32, 32, 48));
+  asked.pass = Pass::kBackward;
+  asked.output_mask[0] = false;
+  for (const Dtype dtype : kDtypes) {
+    asked.dtype = dtype;
+    const int64_t sum = int64_t{48} * 64 * 9 * (dtype == Dtype::kF64 ? 8 : 4);
+    for (const int lanes : {1, 2, 3}) {
+      asked.forced = ForcedPlan{Algorithm::kIm2colGemm, lanes, /*chunk_pixels=*/128};
+      const Plan plan = make_plan(asked);
+      ASSERT_EQ(plan.lanes, lanes);
+      EXPECT_EQ(plan.workspace_bytes - plan.columns_bytes - lanes * kGemmWorkspaceBytes,
+                (lanes == 1 ? 1 : lanes + 1) * sum)
+          << name_of(dtype) << ", " << lanes << " lanes";
+    }
+  }
+}
+
 TEST(Plan, PrintsItself) {
   PlanRequest asked = request(layer(7, 64, 32, 40, 64));
   asked.forced = ForcedPlan{Algorithm::kIm2colGemm, 2, 1000};
