@@ -11,22 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 
 import torch
+from commit import measured_commit
 from ort import onnxruntime_run
 from table import summary
 
 import dcn
 from dcn import bench
 from dcn.layers import LAYERS
-
-
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    return result.stdout.strip() or "unknown"
 
 
 def competitors(inputs: dict[str, bench.Inputs], torchvision: bool, backward: bool):
@@ -93,15 +87,16 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", choices=[layer.name for layer in LAYERS])
     parser.add_argument("--sigma", type=float, default=1.0, help="offset scale in pixels")
     parser.add_argument("--no-torchvision", action="store_true")
-    parser.add_argument("--commit", default=commit(), help="what the rows say they measured")
+    parser.add_argument("--commit", help="what is measured, where git is not there to say so")
     parser.add_argument("--out", type=Path, help="where to write the rows, as JSON")
     args = parser.parse_args()
+    commit = measured_commit(Path(__file__).parent, args.commit)
     dtypes = args.dtypes or (list(bench.DTYPES) if args.device == "cuda" else ["f32"])
     if args.device == "cpu":
         torch.set_num_threads(2)
     torch.backends.cudnn.benchmark = True
     name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU, 2 threads"
-    stamp = {"device": name, "commit": args.commit, "torch": torch.__version__}
+    stamp = {"device": name, "commit": commit, "torch": torch.__version__}
     rows = []
     for layer in LAYERS:
         if args.layers and layer.name not in args.layers:
