@@ -34,35 +34,28 @@ namespace {
 // forward pass.
 constexpr int64_t kColumnBytes = 128 << 10;
 constexpr int64_t kWeightBytes = 256 << 10;
-constexpr int64_t kTilesPerThread = 4;
-
-template <typename Acc>
-int64_t max_column_values(const ConvShape& shape, int32_t pixels) {
-  const int64_t by_columns = kColumnBytes / sizeof(Acc) / pixels;
-  const int64_t by_weight = kWeightBytes / sizeof(Acc) / shape.gemm_n();
-  return std::max<int64_t>(std::min(by_columns, by_weight), 16);
-}
 
 template <typename Element>
 class BackwardTask {
  public:
   using Acc = AccType<Element>;
 
-  BackwardTask(const BackwardCall<Element>& call, const BlockList& list, int32_t pixels,
-               const Acc* weight, Acc* grad_weight)
+  BackwardTask(const BackwardCall<Element>& call, const Cut& cut, const Acc* weight,
+               Acc* grad_weight)
       : call_(call),
         shape_(call.problem.shape),
         kernels_(*call.problem.kernels),
-        list_(list),
+        list_(cut.list),
         weight_(weight),
         grad_weight_(grad_weight),
-        pixels_stride_(pixels + 16),
-        column_(list.column_values),
-        grad_column_(list.column_values),
-        grad_rows_(int64_t{pixels} * shape_.K),
+        pixels_(cut.tiles.max_tile_pixels()),
+        pixels_stride_(pixels_ + 16),
+        column_(list_.column_values),
+        grad_column_(list_.column_values),
+        grad_rows_(pixels_ * shape_.K),
         grad_cols_(pixels_stride_ * shape_.K),
         spill_(shape_.C),
-        sampling_(call.wants_sampling() ? 3 * int64_t{samples()} * pixels : 0),
+        sampling_(call.wants_sampling() ? 3 * int64_t{samples()} * pixels_ : 0),
         plan_(1) {
     std::fill_n(spill_.data(), shape_.C, Acc(0));
   }
@@ -189,7 +182,7 @@ class BackwardTask {
   const BlockList& list_;
   const Acc* weight_;
   Acc* grad_weight_;
-  int64_t pixels_stride_;
+  int64_t pixels_, pixels_stride_;
   Buffer<Acc> column_, grad_column_, grad_rows_, grad_cols_, spill_, sampling_;
   Buffer<SamplePlan<Acc>> plan_;
 };
@@ -212,15 +205,13 @@ void run_backward(const BackwardCall<Element>& call) {
   using Acc = AccType<Element>;
   const Problem<Element>& problem = call.problem;
   const ConvShape& shape = problem.shape;
-  const int64_t threads = at::get_num_threads();
-  const TileGrid grid(shape, kMaxTilePixels, threads * kTilesPerThread);
-  const int32_t pixels = grid.max_tile_pixels();
-  const BlockList list = list_blocks(shape, max_column_values<Acc>(shape, pixels), pixels);
-  const int64_t tasks = std::min(threads, grid.size());
+  const Cut cut(shape, sizeof(Acc), kColumnBytes, kWeightBytes);
+  const TileGrid& grid = cut.tiles;
+  const int64_t tasks = std::min<int64_t>(at::get_num_threads(), grid.size());
 
   const int64_t weight_values = int64_t{shape.K} * shape.gemm_k();
   Buffer<Acc> weight(weight_values);
-  if (call.wants_grad_columns()) pack_backward(problem, list, call.weight, weight.data());
+  if (call.wants_grad_columns()) pack_backward(problem, cut.list, call.weight, weight.data());
   const bool wants_weight = call.grad_weight.data;
   Buffer<Acc> grad_weight(wants_weight ? tasks * weight_values : 0);
 
@@ -229,7 +220,7 @@ void run_backward(const BackwardCall<Element>& call) {
     for (int64_t i = begin; i < end; ++i) {
       Acc* own = wants_weight ? grad_weight.data() + i * weight_values : nullptr;
       if (own) std::fill_n(own, weight_values, Acc(0));
-      const BackwardTask<Element> task(call, list, pixels, weight.data(), own);
+      const BackwardTask<Element> task(call, cut, weight.data(), own);
       for_each_image(grid, part_of(grid.size(), tasks, i), [&](Range tiles) {
         GradientWindow<Element> window;
         if (call.grad_input.data) window = open_window(problem, grid, tiles, call.grad_input);
@@ -249,7 +240,7 @@ void run_backward(const BackwardCall<Element>& call) {
     for (auto& window : of_task) windows.push_back(std::move(window));
   }
   merge_windows(problem, windows, call.grad_input);
-  if (wants_weight) unpack_gradient(problem, list, grad_weight.data(), tasks, call.grad_weight);
+  if (wants_weight) unpack_gradient(problem, cut.list, grad_weight.data(), tasks, call.grad_weight);
 }
 
 template void run_backward(const BackwardCall<double>&);

@@ -34,29 +34,19 @@ namespace {
 // the weight block and what passes through beside it exceed a second-level cache of 1 MiB.
 constexpr int64_t kColumnBytes = 256 << 10;
 constexpr int64_t kWeightBytes = 512 << 10;
-// Tiles for each thread at least, so that the last ones to finish do not wait long for each other.
-constexpr int64_t kTilesPerThread = 4;
-
-template <typename Acc>
-int64_t max_column_values(const ConvShape& shape, int32_t pixels) {
-  const int64_t by_columns = kColumnBytes / sizeof(Acc) / pixels;
-  const int64_t by_weight = kWeightBytes / sizeof(Acc) / shape.gemm_n();
-  return std::max<int64_t>(std::min(by_columns, by_weight), 16);
-}
 
 template <typename Element>
 class ForwardTask {
  public:
   using Acc = AccType<Element>;
 
-  ForwardTask(const ForwardCall<Element>& call, const BlockList& list, int32_t pixels,
-              const Acc* weight, const Acc* bias)
+  ForwardTask(const ForwardCall<Element>& call, const Cut& cut, const Acc* weight, const Acc* bias)
       : call_(call),
-        list_(list),
+        list_(cut.list),
         weight_(weight),
         bias_(bias),
-        column_(list.column_values),
-        sums_(int64_t{pixels} * call.problem.shape.K),
+        column_(cut.list.column_values),
+        sums_(int64_t{cut.tiles.max_tile_pixels()} * call.problem.shape.K),
         plan_(1) {}
 
   void run(const Tile& tile) const {
@@ -120,20 +110,17 @@ template <typename Element>
 void run_forward(const ForwardCall<Element>& call) {
   using Acc = AccType<Element>;
   const ConvShape& shape = call.problem.shape;
-  const int64_t threads = at::get_num_threads();
-  const TileGrid grid(shape, kMaxTilePixels, threads * kTilesPerThread);
-  const int32_t pixels = grid.max_tile_pixels();
-  const BlockList list = list_blocks(shape, max_column_values<Acc>(shape, pixels), pixels);
+  const Cut cut(shape, sizeof(Acc), kColumnBytes, kWeightBytes);
 
   Buffer<Acc> weight(int64_t{shape.K} * shape.gemm_k());
-  pack_forward(call.problem, list, call.weight, weight.data());
+  pack_forward(call.problem, cut.list, call.weight, weight.data());
   std::vector<Acc> bias(shape.K);
   if (call.bias)
     call.problem.kernels->widen({call.bias, shape.K, bias.data(), shape.K, 1, shape.K});
 
-  at::parallel_for(0, grid.size(), 1, [&](int64_t begin, int64_t end) {
-    const ForwardTask<Element> task(call, list, pixels, weight.data(), bias.data());
-    for (int64_t i = begin; i < end; ++i) task.run(grid[i]);
+  at::parallel_for(0, cut.tiles.size(), 1, [&](int64_t begin, int64_t end) {
+    const ForwardTask<Element> task(call, cut, weight.data(), bias.data());
+    for (int64_t i = begin; i < end; ++i) task.run(cut.tiles[i]);
   });
 }
 

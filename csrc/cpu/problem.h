@@ -51,8 +51,14 @@ struct BlockList {
   int64_t column_values = 0;  // room for the columns of the largest block
 };
 
-// Blocks of at most `max_values` a pixel, for tiles of at most `pixels`.
-BlockList list_blocks(const ConvShape& shape, int64_t max_values, int32_t pixels);
+// A call's tiles, several for each thread, and the blocks that every tile runs through. A column
+// block and a weight block of sums take at most the bytes given.
+struct Cut {
+  Cut(const ConvShape& shape, int64_t bytes_of_sum, int64_t column_bytes, int64_t weight_bytes);
+
+  TileGrid tiles;
+  BlockList list;
+};
 
 // Where a block's rows (forward) or columns (backward) of a packed weight matrix begin, for a group
 // of the block.
