@@ -17,8 +17,7 @@ function(dcn_import_torch torch_dir with_cuda)
   target_link_libraries(dcn_torch INTERFACE
     "${torch_dir}/lib/libtorch_cpu.so" "${torch_dir}/lib/libc10.so")
   # Torch's libraries find their own dependencies at run time; an executable's link step need not.
-  target_link_options(dcn_torch INTERFACE
-    "LINKER:--allow-shlib-undefined" "LINKER:-rpath,${torch_dir}/lib")
+  target_link_options(dcn_torch INTERFACE "LINKER:--allow-shlib-undefined")
   if(with_cuda)
     # Nothing in a program need name a symbol of torch_cuda for it to be loaded: its kernels register themselves.
     target_link_libraries(dcn_torch INTERFACE
