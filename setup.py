@@ -3,15 +3,18 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 VERSION = (ROOT / "dcn" / "version.txt").read_text().strip()
-TORCH_VERSION = torch.__version__.split("+")[0]
+# Found, not imported: that takes seconds, three times a build, and warns where there is no NumPy.
+TORCH_DIR = Path(find_spec("torch").origin).parent
+TORCH_VERSION = version("torch").split("+")[0]
 TORCH_SERIES = ".".join(TORCH_VERSION.split(".")[:2])
 
 
@@ -31,7 +34,7 @@ class CMakeBuild(build_ext):
             "CMAKE_INSTALL_PREFIX": package,
             "CMAKE_BUILD_TYPE": "Release",
             "DCN_PYTHON": "ON",
-            "DCN_TORCH_DIR": Path(torch.__file__).parent,
+            "DCN_TORCH_DIR": TORCH_DIR,
             "DCN_TORCH_VERSION": TORCH_VERSION,
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
