@@ -1,9 +1,9 @@
 """Deformable convolution (v1, and v2 with a mask) for PyTorch, on CPU and CUDA."""
 
-from . import reference
+from . import compat, reference
 from ._ops import version as __version__
 from .autograd import DeformConv2dFunction
-from .convert import convert_backbone
+from .backbone import convert_backbone
 from .functional import deform_conv2d
 from .modules import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack
 from .planning import force_algorithm, last_plan, plan, why_not
@@ -14,6 +14,7 @@ __all__ = [
     "DeformConv2dPack",
     "ModulatedDeformConv2dPack",
     "__version__",
+    "compat",
     "convert_backbone",
     "deform_conv2d",
     "force_algorithm",

@@ -13,7 +13,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import masks_to_boxes
 
-from .convert import convert_backbone
+from .backbone import convert_backbone
 from .demo_data import Scene
 from .modules import ModulatedDeformConv2dPack
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from . import functional
+from . import functional, prediction
 
 
 class DeformConv2d(nn.Module):
@@ -249,12 +249,7 @@ class ModulatedDeformConv2dPack(DeformConv2dPack):
         self.mask_scale = float(mask_scale)
 
     def _predict(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        predicted = self.conv_offset(input)
-        offsets = predicted.shape[1] // 3 * 2
-        mask = torch.sigmoid(predicted[:, offsets:])
-        if self.mask_scale != 1.0:
-            mask = mask * self.mask_scale
-        return predicted[:, :offsets], mask
+        return prediction.split(self.conv_offset(input), self.mask_scale)
 
     def _repr_more(self) -> list[str]:
         scale = [f"mask_scale={self.mask_scale:g}"] if self.mask_scale != 1.0 else []

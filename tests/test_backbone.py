@@ -134,3 +134,19 @@ def test_other_paddings_are_refused(options):
     model = nn.ModuleDict({"stage": nn.Sequential(nn.Conv2d(3, 4, 3, **options))})
     with pytest.raises(ValueError, match="numeric padding of zeros"):
         dcn.convert_backbone(model, ["stage"])
+
+
+def test_layers_of_any_family_stay_whole():
+    """Their offset networks hold 3x3 convolutions too."""
+    compat = dcn.compat
+    alignment = compat.video.SecondOrderDeformableAlignment(8, 4, 3, padding=1, deform_groups=2)
+    kept = [
+        compat.birefnet.DeformableConv2d(4, 4),
+        compat.dcnv2.DCN(4, 4, 3, 1, 1),
+        alignment,
+    ]
+    model = nn.ModuleDict({"stage": nn.ModuleList([*kept, nn.Conv2d(4, 4, 3)])})
+    before = [[type(module) for module in layer.modules()] for layer in kept]
+    dcn.convert_backbone(model, ["stage"])
+    assert before == [[type(module) for module in layer.modules()] for layer in kept]
+    assert list(packs(model)) == ["stage.3"]

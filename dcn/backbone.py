@@ -1,10 +1,11 @@
 """Turns the convolutions of a trained backbone into deformable ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from .modules import DeformConv2dPack, ModulatedDeformConv2dPack
+from .compat.recognition import is_ours
+from .modules import ModulatedDeformConv2dPack
 
 
 def convert_backbone(
@@ -55,8 +56,7 @@ def _convolutions(model: nn.Module, stage: str) -> list[tuple[nn.Module, str, nn
         )
     found = [
         (parent, name, conv)
-        for parent in modules[paths[0]].modules()
-        if not isinstance(parent, DeformConv2dPack)  # whose offset convolution stays
+        for parent in _plain(modules[paths[0]])
         for name, conv in parent.named_children()
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3)
     ]
@@ -65,6 +65,14 @@ def _convolutions(model: nn.Module, stage: str) -> list[tuple[nn.Module, str, nn
             f"convert_backbone: stage {stage!r} has no 3x3 convolution; is it converted already?"
         )
     return found
+
+
+def _plain(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and what it holds, without deformable layers: their offset networks stay."""
+    if not is_ours(module):
+        yield module
+        for child in module.children():
+            yield from _plain(child)
 
 
 def _pack(conv: nn.Conv2d, offset_groups: int) -> ModulatedDeformConv2dPack:
