@@ -4,8 +4,10 @@ from . import compat, reference
 from ._ops import version as __version__
 from .autograd import DeformConv2dFunction
 from .backbone import convert_backbone
+from .conversion import convert
 from .functional import deform_conv2d
 from .modules import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack
+from .patch import patch_torchvision
 from .planning import force_algorithm, last_plan, plan, why_not
 
 __all__ = [
@@ -15,10 +17,12 @@ __all__ = [
     "ModulatedDeformConv2dPack",
     "__version__",
     "compat",
+    "convert",
     "convert_backbone",
     "deform_conv2d",
     "force_algorithm",
     "last_plan",
+    "patch_torchvision",
     "plan",
     "reference",
     "why_not",
