@@ -169,8 +169,9 @@ class DCNv2(_Layer):
         self.deformable_groups = dg
 
     def forward(self, input, offset, mask):
-        taps = self.kernel_size[0] * self.kernel_size[1]
-        assert 2 * self.deformable_groups * taps == offset.shape[1]
+        kernel_h, kernel_w = self.kernel_size
+        assert 2 * self.deformable_groups * kernel_h * kernel_w == offset.shape[1]
+        assert self.deformable_groups * kernel_h * kernel_w == mask.shape[1]
         geometry = (self.stride, self.padding, self.dilation, self.deformable_groups)
         return dcn_v2_conv(input, offset, mask, self.weight, self.bias, *geometry)
 
@@ -187,6 +188,10 @@ class DCN(DCNv2):
         return dcn_v2_conv(input, offset, mask, self.weight, self.bias, *geometry)
 
 
+class _NewEmptyTensorOp:
+    apply = staticmethod(torch.empty)
+
+
 class ModulatedDeformConv(_Layer):
     """detectron2."""
 
@@ -198,6 +203,15 @@ class ModulatedDeformConv(_Layer):
         self.deformable_groups = dg
 
     def forward(self, x, offset, mask):
+        if x.numel() == 0:
+            shape = [
+                (size + 2 * pad - (dil * (taps - 1) + 1)) // step + 1
+                for size, pad, dil, taps, step in zip(
+                    x.shape[-2:], self.padding, self.dilation, self.kernel_size, self.stride,
+                    strict=True,
+                )
+            ]  # fmt: skip
+            return _NewEmptyTensorOp.apply([x.shape[0], self.weight.shape[0]] + shape)  # noqa: RUF005
         geometry = (self.stride, self.padding, self.dilation, self.groups, self.deformable_groups)
         x = modulated_deform_conv2d(x, offset, mask, self.weight, self.bias, *geometry)
         if self.norm is not None:

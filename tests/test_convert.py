@@ -12,6 +12,7 @@ from torch import nn
 import dcn
 
 torchvision = foreign.torchvision
+modulated_deform_conv2d = foreign.modulated_deform_conv2d
 F64 = torch.float64
 
 
@@ -189,6 +190,13 @@ def without_mask(self, x):
     return F.conv2d(self.conv_offset(x), self.weight)
 
 
+def residual(self, x):
+    first, second, mask = torch.chunk(self.conv_offset(x), 3, dim=1)
+    offset, mask = torch.cat((first, second), dim=1), torch.sigmoid(mask)
+    geometry = (self.stride, self.padding, self.dilation, self.groups, self.deform_groups)
+    return x + modulated_deform_conv2d(x, offset, mask, self.weight, self.bias, *geometry)
+
+
 def other_arguments(self, x, offset):
     return foreign.DeformConv2d.forward(self, x, offset)
 
@@ -202,6 +210,11 @@ def other_arguments(self, x, offset):
             foreign.ModulatedDeformConv2dPack,
             without_mask,
             "not mmcv v2 pack: its forward does not use chunk, sigmoid",
+        ),
+        (
+            foreign.ModulatedDeformConv2dPack,
+            residual,
+            "not mmcv v2 pack: its forward has arithmetic operators: 1, not 0",
         ),
         (
             foreign.ModulatedDeformConv2dPack,

@@ -34,7 +34,8 @@ class Family:
 
     Packages are copied and changed, so the name of a class proves little. A layer is one of a
     family if the instance has all `attributes`, and its `forward` takes `tensors` tensors, uses
-    the names that it `needs`, none beyond the known ones, and the given `numbers` (None: any).
+    the names that it `needs`, none beyond the known ones, as many arithmetic operators as one of
+    the known versions has, and the given `numbers` (None: any).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Family:
     ours: type[nn.Module]
     tensors: int
     attributes: frozenset[str]
+    operators: frozenset[int]
     needs: frozenset[str] = frozenset()
     may: frozenset[str] = frozenset()
     numbers: frozenset[float] | None = None
@@ -66,6 +68,10 @@ class Family:
         if self.numbers is not None and frozenset(_numbers(code)) != self.numbers:
             got, known = (sorted(numbers) for numbers in (set(_numbers(code)), self.numbers))
             return f"its forward has the numbers {got}, not {known}"
+        count = _operators(code)
+        if count not in self.operators:
+            known = " or ".join(map(str, sorted(self.operators)))
+            return f"its forward has arithmetic operators: {count}, not {known}"
         return ""
 
     def adopt(self, layer: nn.Module) -> None:
@@ -95,3 +101,16 @@ def _numbers(code: CodeType) -> Iterator[float]:
         value = instruction.argval
         if instruction.opname.startswith("LOAD_") and type(value) in (int, float):
             yield value
+
+
+def _operators(code: CodeType) -> int:
+    """How often a function adds, multiplies, negates and so on, also in what it defines inside."""
+    count = 0
+    for instruction in dis.get_instructions(code):
+        name = instruction.opname
+        indexing = "SUBSCR" in name or "SLICE" in name or instruction.argrepr == "[]"
+        if name.startswith(("BINARY_", "INPLACE_")) and not indexing:
+            count += 1
+        count += name in ("UNARY_NEGATIVE", "UNARY_INVERT")
+    inside = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return count + sum(map(_operators, inside))
