@@ -243,10 +243,9 @@ def test_a_build_without_cuda_says_so():
 )
 def test_an_import_that_cannot_work_says_what_to_run(stamp, sentence, tmp_path):
     package = tmp_path / "dcn"
-    (package / "lib").mkdir(parents=True)
-    for source in Path(dcn.__file__).parent.glob("*.py"):
-        if source.name != "_build.py":
-            shutil.copy(source, package)
+    built = shutil.ignore_patterns("_build.py", "lib", "_C*", "include", "__pycache__")
+    shutil.copytree(Path(dcn.__file__).parent, package, ignore=built)
+    (package / "lib").mkdir()
     if stamp:
         (package / "_build.py").write_text(stamp)
         (package / "lib" / "libdcn.so").touch()
