@@ -4,15 +4,16 @@
 //
 // Saved for backward are the inputs alone and the forced plan, if any: the engine runs backward on
 // threads of its own, where a thread-local would be lost. Backward calls the registered operator,
-// which computes only what `output_mask` asks for.
+// which computes only what `output_mask` asks for, and has a node of its own for second
+// derivatives.
 #include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/functions/basic_ops.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
 
 #include <mutex>
 
+#include "double_backward.h"
 #include "ops.h"
 #include "plan_scope.h"
 
@@ -21,9 +22,6 @@ namespace {
 
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
-
-constexpr const char* kDoubleBackward =
-    "deform_conv2d: second derivatives are not supported; run backward without create_graph=True";
 
 // Torch 2.11 holds nodes by shared_ptr with a deleter of its own, newer ones by intrusive_ptr; the
 // type of an Edge's node tells. The deleter is found by argument, since newer ones have none.
@@ -42,11 +40,14 @@ SavedVariable save(const OptionalTensor& tensor) {
   return SavedVariable(tensor.has_value() ? *tensor : Tensor(), /*is_output=*/false);
 }
 
+OptionalTensor unpack_optional(const SavedVariable& saved) {
+  const Tensor tensor = saved.unpack();
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
 struct DeformConv2dBackward : public torch::autograd::Node {
   SavedVariable input, weight, offset, mask;
-  std::vector<c10::SymInt> stride, padding, dilation;
-  c10::SymInt groups, offset_groups;
-  int64_t im2col_step = 0;
+  CallOptions options;
   std::optional<ForcedPlan> forced_plan;
 
   std::string name() const override { return "DeformConv2dBackward"; }
@@ -60,14 +61,13 @@ struct DeformConv2dBackward : public torch::autograd::Node {
     std::lock_guard<std::mutex> lock(mutex_);
     TORCH_INTERNAL_ASSERT(grads.size() == 1);
     if (!grads[0].defined()) return variable_list(5);
-    const Tensor saved_mask = mask.unpack();
     std::array<bool, 5> output_mask{};
     for (size_t i = 0; i < output_mask.size(); ++i) output_mask[i] = task_should_compute_output(i);
     const ForcedPlanScope scope(forced_plan);
     auto [grad_input, grad_weight, grad_offset, grad_mask, grad_bias] = backward_operator().call(
-        grads[0], input.unpack(), weight.unpack(), offset.unpack(),
-        saved_mask.defined() ? OptionalTensor(saved_mask) : std::nullopt, stride, padding, dilation,
-        groups, offset_groups, output_mask, im2col_step);
+        grads[0], input.unpack(), weight.unpack(), offset.unpack(), unpack_optional(mask),
+        options.stride, options.padding, options.dilation, options.groups, options.offset_groups,
+        output_mask, options.im2col_step);
     variable_list result{grad_input, grad_weight, grad_offset, grad_mask, grad_bias};
     for (size_t i = 0; i < output_mask.size(); ++i) {
       if (!output_mask[i]) result[i] = Tensor();
@@ -76,14 +76,44 @@ struct DeformConv2dBackward : public torch::autograd::Node {
   }
 };
 
-void refuse_forward_mode(const Tensor& tensor) {
-  TORCH_CHECK_NOT_IMPLEMENTED(!torch::autograd::isFwGradDefined(tensor),
-                              "deform_conv2d: forward-mode automatic differentiation is not "
-                              "supported; use reverse mode (backward, torch.func.grad, vjp)");
-}
+// The node of a backward pass run with create_graph=True.
+struct DeformConv2dBackwardBackward : public torch::autograd::Node {
+  SavedVariable grad, input, weight, offset, mask;
+  CallOptions options;
+  std::array<bool, 5> output_mask{};
+  std::optional<ForcedPlan> forced_plan;
 
-void refuse_forward_mode(const OptionalTensor& tensor) {
-  if (tensor.has_value()) refuse_forward_mode(*tensor);
+  std::string name() const override { return "DeformConv2dBackwardBackward"; }
+
+  void release_variables() override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable* saved : {&grad, &input, &weight, &offset, &mask}) saved->reset_data();
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::array<Tensor, 5> incoming;
+    TORCH_INTERNAL_ASSERT(grads.size() == incoming.size());
+    std::array<bool, 5> wanted{};
+    for (size_t i = 0; i < incoming.size(); ++i) {
+      // What the first pass did not compute is an empty tensor, on which nothing depends.
+      if (output_mask[i]) incoming[i] = grads[i];
+      wanted[i] = task_should_compute_output(i);
+    }
+    const ForcedPlanScope scope(forced_plan);
+    const auto result = double_backward({grad.unpack(), input.unpack(), weight.unpack(),
+                                         offset.unpack(), unpack_optional(mask), options},
+                                        incoming, wanted);
+    return variable_list(result.begin(), result.end());
+  }
+};
+
+void refuse_forward_mode(std::initializer_list<Tensor> tensors) {
+  for (const Tensor& tensor : tensors) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!torch::autograd::isFwGradDefined(tensor),
+                                "deform_conv2d: forward-mode automatic differentiation is not "
+                                "supported; use reverse mode (backward, torch.func.grad, vjp)");
+  }
 }
 
 Tensor deform_conv2d_autograd(c10::DispatchKeySet keys, const Tensor& input, const Tensor& weight,
@@ -91,11 +121,7 @@ Tensor deform_conv2d_autograd(c10::DispatchKeySet keys, const Tensor& input, con
                               const OptionalTensor& bias, c10::SymIntArrayRef stride,
                               c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation,
                               c10::SymInt groups, c10::SymInt offset_groups, int64_t im2col_step) {
-  refuse_forward_mode(input);
-  refuse_forward_mode(weight);
-  refuse_forward_mode(offset);
-  refuse_forward_mode(mask);
-  refuse_forward_mode(bias);
+  refuse_forward_mode({input, weight, offset, mask.value_or(Tensor()), bias.value_or(Tensor())});
   decltype(make_node<DeformConv2dBackward>()) node;
   if (torch::autograd::compute_requires_grad(input, weight, offset, mask, bias)) {
     node = make_node<DeformConv2dBackward>();
@@ -104,12 +130,8 @@ Tensor deform_conv2d_autograd(c10::DispatchKeySet keys, const Tensor& input, con
     node->weight = save(weight);
     node->offset = save(offset);
     node->mask = save(mask);
-    node->stride = stride.vec();
-    node->padding = padding.vec();
-    node->dilation = dilation.vec();
-    node->groups = groups;
-    node->offset_groups = offset_groups;
-    node->im2col_step = im2col_step;
+    node->options = {stride.vec(), padding.vec(), dilation.vec(),
+                     groups,       offset_groups, im2col_step};
     node->forced_plan = forced_plan();
   }
   Tensor output;
@@ -123,8 +145,6 @@ Tensor deform_conv2d_autograd(c10::DispatchKeySet keys, const Tensor& input, con
   return output;
 }
 
-// The gradients of a backward pass run with create_graph=True are values like any other; only
-// differentiating them is refused.
 Gradients deform_conv2d_backward_autograd(c10::DispatchKeySet keys, const Tensor& grad,
                                           const Tensor& input, const Tensor& weight,
                                           const Tensor& offset, const OptionalTensor& mask,
@@ -132,10 +152,20 @@ Gradients deform_conv2d_backward_autograd(c10::DispatchKeySet keys, const Tensor
                                           c10::SymIntArrayRef dilation, c10::SymInt groups,
                                           c10::SymInt offset_groups,
                                           std::array<bool, 5> output_mask, int64_t im2col_step) {
-  decltype(make_node<torch::autograd::Error>(std::string())) node;
+  refuse_forward_mode({grad, input, weight, offset, mask.value_or(Tensor())});
+  decltype(make_node<DeformConv2dBackwardBackward>()) node;
   if (torch::autograd::compute_requires_grad(grad, input, weight, offset, mask)) {
-    node = make_node<torch::autograd::Error>(std::string(kDoubleBackward));
+    node = make_node<DeformConv2dBackwardBackward>();
     node->set_next_edges(torch::autograd::collect_next_edges(grad, input, weight, offset, mask));
+    node->grad = save(grad);
+    node->input = save(input);
+    node->weight = save(weight);
+    node->offset = save(offset);
+    node->mask = save(mask);
+    node->options = {stride.vec(), padding.vec(), dilation.vec(),
+                     groups,       offset_groups, im2col_step};
+    node->output_mask = output_mask;
+    node->forced_plan = forced_plan();
   }
   Gradients gradients;
   {

@@ -245,19 +245,6 @@ def test_a_good_call_is_good(device):
     assert forward(call).shape == (2, 6, 7, 6)
 
 
-@pytest.mark.parametrize("name", [*LEAVES[:4], "grad"])  # nothing depends on the bias
-def test_second_derivatives_are_refused_in_a_sentence(name, device):
-    leaves = {key: tensor.requires_grad_() for key, tensor in GOOD.tensors(device=device).items()}
-    out = torch.ops.dcn.deform_conv2d(*GOOD.arguments(leaves))
-    incoming = torch.ones_like(out).requires_grad_()
-    grads = torch.autograd.grad(out, list(leaves.values()), incoming, create_graph=True)
-    target = incoming if name == "grad" else leaves[name]
-    loss = sum((grad * grad).sum() for grad in grads)
-    with pytest.raises(RuntimeError, match="deform_conv2d: second derivatives are not supported"):
-        torch.autograd.grad(loss, [target])
-    assert works(device)
-
-
 @pytest.mark.parametrize("name", LEAVES)
 def test_forward_mode_is_refused_in_a_sentence(name, device):
     tensors = GOOD.tensors(device=device)
@@ -267,6 +254,22 @@ def test_forward_mode_is_refused_in_a_sentence(name, device):
 
     with pytest.raises(NotImplementedError, match=r"forward-mode .* is not supported; use reverse"):
         torch.func.jvp(function, (tensors[name],), (torch.ones_like(tensors[name]),))
+    assert works(device)
+
+
+@pytest.mark.parametrize("name", [*LEAVES[:4], "grad"])  # no gradient depends on the bias
+def test_forward_mode_over_reverse_mode_is_refused_too(name, device):
+    """Even where the tangent comes in with the gradient alone."""
+    call = GOOD.tensors(device=device)
+    call["grad"] = torch.ones(2, 6, 7, 6, dtype=torch.float64, device=device)
+
+    def function(value):
+        some = call | {name: value}
+        arguments = GOOD.backward_arguments(some["grad"], some)
+        return torch.ops.dcn.deform_conv2d_backward(*arguments, [True] * 5)
+
+    with pytest.raises(NotImplementedError, match=r"forward-mode .* is not supported; use reverse"):
+        torch.func.jvp(function, (call[name],), (torch.ones_like(call[name]),))
     assert works(device)
 
 

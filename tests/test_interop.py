@@ -213,20 +213,6 @@ def test_functorch_through_the_function_class():
     torch.testing.assert_close(grads[1], grads[0] * 4)
 
 
-@pytest.mark.parametrize("through_class", [False, True])
-def test_a_second_derivative_is_refused_in_a_sentence(through_class):
-    tensors = PLAIN.tensors(requires_grad=True)
-    input, offset, weight, bias, mask = tensors.values()
-    if through_class:
-        geometry = PLAIN.geometry.values()
-        out = dcn.DeformConv2dFunction.apply(input, weight, offset, mask, bias, *geometry, 1, 1)
-    else:
-        out = dcn.deform_conv2d(**tensors, **PLAIN.geometry)
-    (grad,) = torch.autograd.grad(out.square().sum(), input, create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives are not supported"):
-        grad.sum().backward()
-
-
 def test_forward_mode_is_refused_in_a_sentence():
     tensors = PLAIN.tensors()
     with pytest.raises(NotImplementedError, match=r"forward-mode .* not supported"):
