@@ -1,6 +1,6 @@
 """Deformable convolution (v1, and v2 with a mask) for PyTorch, on CPU and CUDA."""
 
-from . import compat, reference
+from . import compat, onnx, reference
 from ._ops import version as __version__
 from .autograd import DeformConv2dFunction
 from .backbone import convert_backbone
@@ -22,6 +22,7 @@ __all__ = [
     "deform_conv2d",
     "force_algorithm",
     "last_plan",
+    "onnx",
     "patch_torchvision",
     "plan",
     "reference",
