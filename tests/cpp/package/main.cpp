@@ -18,8 +18,11 @@ int main(int argc, char** argv) {
   at::Tensor input = at::empty(
       {std::stoll(argv[5]), std::stoll(argv[6]), std::stoll(argv[7]), std::stoll(argv[8])},
       at::kFloat);
-  std::ifstream(input_file, std::ios::binary)
-      .read(static_cast<char*>(input.mutable_data_ptr()), input.nbytes());
+  std::ifstream stream(input_file, std::ios::binary);
+  if (!stream.read(static_cast<char*>(input.mutable_data_ptr()), input.nbytes())) {
+    std::cerr << input_file << " does not hold " << input.numel() << " f32 values\n";
+    return 1;
+  }
 
   torch::inductor::AOTIModelPackageLoader model(package);
   const at::Tensor output = model.run({input.to(at::Device(device))}).at(0).cpu().contiguous();
