@@ -70,6 +70,7 @@ Tensor per_sample(const Tensor& offset) {
 }
 
 // Where samples with zero offsets lie along an axis (0: y, 1: x): [D*R*S, P, 1] or [D*R*S, 1, Q].
+// The values of ConvShape::origin_y and origin_x as a tensor, for sizes that may be symbols.
 Tensor origins(const BackwardArguments& call, int64_t axis, const at::TensorOptions& dtype) {
   const auto integers = call.offset.options().dtype(at::kLong);
   const c10::SymInt S = call.weight.sym_size(3), taps = call.weight.sym_size(2) * S;
@@ -159,7 +160,7 @@ std::array<Tensor, 5> double_backward(const BackwardArguments& call,
     phi.weight = by_weight;
     add_phi(phi, kWeight);
   }
-  if (by_mask.defined()) {
+  if (by_mask.defined() && call.mask.has_value()) {
     BackwardArguments phi = call;
     phi.mask = by_mask;
     add_phi(phi, kMask);

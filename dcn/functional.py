@@ -74,7 +74,8 @@ def deform_conv2d(
 
     Positions and sums are float32 (float64 for float64), whatever the dtype. A sample outside
     (-1, H) x (-1, W) is 0 and has zero gradients, also exactly at -1; one with a NaN position is
-    NaN. Under autocast all but a float32 offset is cast to the autocast dtype.
+    NaN. Under autocast all but a float32 offset is cast to the autocast dtype. It can be
+    differentiated any number of times by backward passes, but not in forward mode.
 
     Raises:
         RuntimeError: sizes, dtypes or devices do not fit; the message has both values.
