@@ -53,13 +53,14 @@ class Case:
         device: str = "cpu",
         requires_grad: bool = False,
         offset_dtype: torch.dtype | None = None,
+        seed: int = 0,
     ) -> dict[str, Tensor | None]:
-        """The same numbers for every dtype and device.
+        """The same numbers for every dtype and device, others for each seed.
 
         Positions keep 0.1 px from the integers, where the derivative jumps, and reach over the
         image's border.
         """
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         taps = self.offset_groups * self.kernel[0] * self.kernel[1]
         offset = (self.n, 2 * taps, *self.output_size)
 

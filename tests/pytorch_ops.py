@@ -46,14 +46,18 @@ def columns_of(case: Case, tensors: dict[str, Tensor | None]) -> Tensor:
     return reference.deform_conv2d(input, offset, pick, mask=mask, **case.geometry)
 
 
+def by_group(case: Case, columns: Tensor) -> Tensor:
+    """`[G, C/G*R*S, N*P*Q]`."""
+    columns = columns.reshape(case.n, case.groups, -1, *case.output_size)
+    return columns.movedim(0, 2).flatten(2)
+
+
 def deform_conv2d(
     case: Case, tensors: dict[str, Tensor | None], tf32: bool = False, flip: bool = False
 ) -> Tensor:
     """`flip` adds everything up in the opposite order: another rounding of the same value."""
     dtype = tensors["input"].dtype
-    columns = columns_of(case, tensors).to(dtype)
-    columns = columns.reshape(case.n, case.groups, -1, *case.output_size).movedim(0, 2)
-    columns = columns.flatten(2)  # [G, C/G*R*S, N*P*Q]
+    columns = by_group(case, columns_of(case, tensors).to(dtype))
     weight = tensors["weight"].reshape(case.groups, case.k // case.groups, -1)
     if flip:
         weight, columns = weight.flip(2), columns.flip(1, 2)
@@ -62,6 +66,21 @@ def deform_conv2d(
         out = out + tensors["bias"].reshape(case.groups, -1, 1)
     if flip:
         out = out.flip(2)
+    return out.reshape(case.k, case.n, *case.output_size).movedim(0, 1)
+
+
+def one_by_one(case: Case, tensors: dict[str, Tensor | None]) -> Tensor:
+    """The products added one after another, from the bias on: the plainest order of all, in which
+    multiply-adds into one register come, and half of the kernels of BLAS libraries. For the wide
+    dtypes, since every sum is rounded to the dtype.
+    """
+    columns = by_group(case, columns_of(case, tensors))
+    weight = tensors["weight"].reshape(case.groups, case.k // case.groups, -1)
+    out = columns.new_zeros(case.groups, weight.shape[1], columns.shape[2])
+    if tensors["bias"] is not None:
+        out = out + tensors["bias"].reshape(case.groups, -1, 1)
+    for i in range(columns.shape[1]):
+        out = out.addcmul(weight[:, :, i, None], columns[:, None, i])
     return out.reshape(case.k, case.n, *case.output_size).movedim(0, 1)
 
 
