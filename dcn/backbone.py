@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from .compat.recognition import is_ours
+from .compat.families import is_ours
 from .modules import ModulatedDeformConv2dPack
 
 

@@ -1,6 +1,7 @@
 """Layers as other packages have them, in plain PyTorch: their classes, attributes and forwards.
 
-Each forward is the documented formula under the package's names; the packages are not installed.
+Each forward is the documented formula under the package's names, `__module__` the place where the
+class is defined there; the packages are not installed.
 """
 
 from types import SimpleNamespace
@@ -59,6 +60,8 @@ class _Layer(nn.Module):
 
 
 class DeformConv2d(_Layer):
+    __module__ = "mmcv.ops.deform_conv"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs, bias=False)
 
@@ -74,6 +77,8 @@ class DeformConv2d(_Layer):
 
 
 class DeformConv2dPack(DeformConv2d):
+    __module__ = "mmcv.ops.deform_conv"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.conv_offset = self.predictor(2, self.dilation)
@@ -85,12 +90,16 @@ class DeformConv2dPack(DeformConv2d):
 
 
 class ModulatedDeformConv2d(_Layer):
+    __module__ = "mmcv.ops.modulated_deform_conv"
+
     def forward(self, x, offset, mask):
         geometry = (self.stride, self.padding, self.dilation, self.groups, self.deform_groups)
         return modulated_deform_conv2d(x, offset, mask, self.weight, self.bias, *geometry)
 
 
 class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
+    __module__ = "mmcv.ops.modulated_deform_conv"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.conv_offset = self.predictor(3, self.dilation)
@@ -105,6 +114,8 @@ class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
 class ModulatedDeformConvPack(ModulatedDeformConv2dPack):
     """mmdet 1 and BasicSR: an older name of the class, and of its offset groups."""
 
+    __module__ = "mmdet.ops.dcn.deform_conv"
+
     def set_offset_groups(self, dg):
         self.deformable_groups = dg
 
@@ -118,6 +129,8 @@ class ModulatedDeformConvPack(ModulatedDeformConv2dPack):
 class DCNv2Pack(ModulatedDeformConv2dPack):
     """EDVR."""
 
+    __module__ = "basicsr.archs.arch_util"
+
     def forward(self, x, feat):
         first, second, mask = torch.chunk(self.conv_offset(feat), 3, dim=1)
         offset, mask = torch.cat((first, second), dim=1), torch.sigmoid(mask)
@@ -127,7 +140,15 @@ class DCNv2Pack(ModulatedDeformConv2dPack):
         return modulated_deform_conv2d(x, offset, mask, self.weight, self.bias, *geometry)
 
 
+class ModulatedDCNPack(DCNv2Pack):
+    """EDVR, as mmagic has it."""
+
+    __module__ = "mmagic.models.editors.edvr.edvr_net"
+
+
 class SecondOrderDeformableAlignment(ModulatedDeformConv2d):
+    __module__ = "mmagic.models.editors.basicvsr_plusplus.basicvsr_plusplus_net"
+
     def __init__(self, *args, max_residue_magnitude=10, **kwargs):
         super().__init__(*args, **kwargs)
         self.max_residue_magnitude = max_residue_magnitude
@@ -150,6 +171,8 @@ class SecondOrderDeformableAlignment(ModulatedDeformConv2d):
 class DeformableAlignment(ModulatedDeformConv2d):
     """ProPainter."""
 
+    __module__ = "model.propainter"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.max_residue_magnitude = 3
@@ -164,7 +187,25 @@ class DeformableAlignment(ModulatedDeformConv2d):
         return modulated_deform_conv2d(x, offset, mask, self.weight, self.bias, *geometry)
 
 
+class FlowCompletionAlignment(DeformableAlignment):
+    """ProPainter's other layer, which there has BasicVSR++'s name."""
+
+    __module__ = "model.recurrent_flow_completion"
+
+    def forward(self, x, extra_feat):
+        first, second, mask = torch.chunk(self.conv_offset(extra_feat), 3, dim=1)
+        offset = self.max_residue_magnitude * torch.tanh(torch.cat((first, second), dim=1))
+        mask = torch.sigmoid(mask)
+        geometry = (self.stride, self.padding, self.dilation, self.groups, self.deform_groups)
+        return modulated_deform_conv2d(x, offset, mask, self.weight, self.bias, *geometry)
+
+
+FlowCompletionAlignment.__name__ = "SecondOrderDeformableAlignment"
+
+
 class DCNv2(_Layer):
+    __module__ = "dcn_v2"
+
     def set_offset_groups(self, dg):
         self.deformable_groups = dg
 
@@ -177,6 +218,8 @@ class DCNv2(_Layer):
 
 
 class DCN(DCNv2):
+    __module__ = "models.networks.DCNv2.dcn_v2"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.conv_offset_mask = self.predictor(3, 1)
@@ -194,6 +237,8 @@ class _NewEmptyTensorOp:
 
 class ModulatedDeformConv(_Layer):
     """detectron2."""
+
+    __module__ = "detectron2.layers.deform_conv"
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -220,6 +265,8 @@ class ModulatedDeformConv(_Layer):
 
 
 class DeformConv(ModulatedDeformConv):
+    __module__ = "detectron2.layers.deform_conv"
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs, bias=False)
         self.bias = None
@@ -235,6 +282,8 @@ class DeformConv(ModulatedDeformConv):
 
 class DeformableConv2d(nn.Module):
     """BiRefNet."""
+
+    __module__ = "models.modules.deform_conv"
 
     def __init__(self, c, k, kernel=3, stride=1, padding=1, bias=False):
         super().__init__()

@@ -6,13 +6,10 @@ from unittest import mock
 import foreign
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import dcn
 
-torchvision = foreign.torchvision
-modulated_deform_conv2d = foreign.modulated_deform_conv2d
 F64 = torch.float64
 
 
@@ -66,8 +63,16 @@ LAYERS = {
         lambda: foreign.DeformableAlignment(4, 6, 3, padding=1, dg=2),
         lambda: (rand(2, 4, 5, 6), rand(2, 4, 5, 6), rand(2, 2, 5, 6)),
     ),
+    "ProPainter flow completion": (
+        lambda: foreign.FlowCompletionAlignment(4, 6, 3, padding=1, dg=2),
+        lambda: (rand(2, 4, 5, 6), rand(2, 4, 5, 6)),
+    ),
     "EDVR": (
         lambda: foreign.DCNv2Pack(4, 6, 3, padding=1, dg=2),
+        lambda: (rand(2, 4, 5, 6), rand(2, 4, 5, 6)),
+    ),
+    "EDVR in mmagic": (
+        lambda: foreign.ModulatedDCNPack(4, 6, 3, padding=1, dg=2),
         lambda: (rand(2, 4, 5, 6), rand(2, 4, 5, 6)),
     ),
 }
@@ -161,74 +166,58 @@ def test_compiled_code_follows():
     theirs.assert_not_called()
 
 
-def variant(base: type, forward) -> nn.Module:
-    """A copy of a package's layer with another forward under the same name."""
-    cls = type(base.__name__, (base.__bases__[0],), {**vars(base), "forward": forward})
-    layer = base.__new__(cls)
-    layer.__dict__ = base(4, 4, 3, padding=1).__dict__
-    return layer
-
-
 def clamped(self, x):
     offset = self.offset_conv(x).clamp(-1, 1)
     mask = 2.0 * torch.sigmoid(self.modulator_conv(x))
     weight, bias = self.regular_conv.weight, self.regular_conv.bias
-    return torchvision.ops.deform_conv2d(
+    return foreign.torchvision.ops.deform_conv2d(
         x, offset, weight, bias, self.stride, self.padding, mask=mask
     )
 
 
-def unscaled(self, x):
-    weight, bias = self.regular_conv.weight, self.regular_conv.bias
-    return torchvision.ops.deform_conv2d(
-        x, self.offset_conv(x), weight, bias, self.stride, self.padding,
-        mask=torch.sigmoid(self.modulator_conv(x)),
-    )  # fmt: skip
+def copy_of(base: type, **body) -> type:
+    """The class as somebody's file holds it, perhaps changed."""
+    return type(base.__name__, (base.__bases__[0],), {**vars(base), "__module__": "my.net", **body})
 
 
-def without_mask(self, x):
-    return F.conv2d(self.conv_offset(x), self.weight)
+def layer_of(cls: type, base: type, *args) -> nn.Module:
+    layer = cls.__new__(cls)
+    layer.__dict__ = base(*args).__dict__
+    return layer
 
 
-def residual(self, x):
-    first, second, mask = torch.chunk(self.conv_offset(x), 3, dim=1)
-    offset, mask = torch.cat((first, second), dim=1), torch.sigmoid(mask)
-    geometry = (self.stride, self.padding, self.dilation, self.groups, self.deform_groups)
-    return x + modulated_deform_conv2d(x, offset, mask, self.weight, self.bias, *geometry)
-
-
-def other_arguments(self, x, offset):
-    return foreign.DeformConv2d.forward(self, x, offset)
-
-
-@pytest.mark.parametrize(
-    "base, forward, why",
-    [
-        (foreign.DeformableConv2d, clamped, "not BiRefNet: its forward also uses clamp"),
-        (foreign.DeformableConv2d, unscaled, "its forward has the numbers [], not [2]"),
-        (
-            foreign.ModulatedDeformConv2dPack,
-            without_mask,
-            "not mmcv v2 pack: its forward does not use chunk, sigmoid",
-        ),
-        (
-            foreign.ModulatedDeformConv2dPack,
-            residual,
-            "not mmcv v2 pack: its forward has arithmetic operators: 1, not 0",
-        ),
-        (
-            foreign.ModulatedDeformConv2dPack,
-            other_arguments,
-            "not mmcv v2 pack: its forward takes 2 tensors, not 1",
-        ),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_what_computes_something_else_is_left(base, forward, why):
-    layer = variant(base, forward)
-    cls = type(layer)
+def test_a_copy_from_elsewhere_is_left_unless_it_is_said_to_be_the_same():
+    """Copies of this class that clamp their offsets are about: silently different results."""
+    base = foreign.DeformableConv2d
+    changed = copy_of(base, forward=clamped)
+    layer = layer_of(changed, base, 4, 4)
     (row,) = dcn.convert(layer).left
-    assert why in row.why_left and type(layer) is cls
+    assert type(layer) is changed
+    assert row.why_left == (
+        "it may differ from the one of BiRefNet or birefnet or deform_conv; if not: "
+        "convert(model, {DeformableConv2d: dcn.compat.birefnet.DeformableConv2d})"
+    )
+    same = copy_of(base)
+    layer = layer_of(same, base, 4, 4)
+    x = torch.rand(1, 4, 5, 5)
+    plain = layer(x)
+    report = dcn.convert(layer, {same: dcn.compat.birefnet.DeformableConv2d})
+    assert [row.family for row in report.converted] == ["BiRefNet"]
+    torch.testing.assert_close(layer(x), plain)
+
+
+def test_a_copy_under_a_name_of_its_own_can_be_named():
+    class Mine(foreign.DCN):
+        pass
+
+    layer = nn.Sequential(Mine(4, 4, 3, 1, 1))
+    assert len(dcn.convert(layer, {Mine: dcn.compat.dcnv2.DCN}).converted) == 1
+    assert type(layer[0]) is dcn.compat.dcnv2.DCN
+
+
+def test_a_copy_can_only_be_the_same_as_a_known_layer():
+    with pytest.raises(ValueError, match=r"expected one of dcn\.modules\.DeformConv2d, .* but got"):
+        dcn.convert(nn.Identity(), {foreign.DCN: nn.Conv2d})
 
 
 def test_layers_that_cannot_take_a_new_class_are_left():
@@ -240,7 +229,7 @@ def test_layers_that_cannot_take_a_new_class_are_left():
     parametrized = foreign.DCN(4, 4, 3, 1, 1)
     nn.utils.parametrizations.weight_norm(parametrized)
     other = nn.Linear(2, 2)
-    other.__class__ = type("DCN", (nn.Linear,), {})
+    other.__class__ = type("DCN", (nn.Linear,), {"__module__": "dcn_v2"})
     model = nn.ModuleList([Mine(4, 4, 3, 1, 1), wrapped, parametrized, other])
     report = dcn.convert(model)
     assert report.converted == []
@@ -248,8 +237,8 @@ def test_layers_that_cannot_take_a_new_class_are_left():
         "a subclass of DCN may compute something else",
         "the instance has a forward of its own, that wraps the class's: convert before",
         "a subclass of DCN may compute something else",
-        "not CharlesShang DCN: it has no conv_offset_mask, deformable_groups, dilation, "
-        "in_channels, kernel_size, out_channels, padding, stride",
+        "it has no conv_offset_mask, deformable_groups, dilation, in_channels, kernel_size, "
+        "out_channels, padding, stride, unlike CharlesShang DCN",
     ]
     torch.testing.assert_close(model[1](torch.ones(1)), torch.ones(1))
 
@@ -271,10 +260,10 @@ def test_the_report_is_a_table():
     model = Block()
     model.third.forward = model.third.forward
     assert str(dcn.convert(model)).splitlines() == [
-        "path    was                                is",
-        "second  foreign.ModulatedDeformConv2dPack  "
+        "path    was                                                       is",
+        "second  mmcv.ops.modulated_deform_conv.ModulatedDeformConv2dPack  "
         "dcn.compat.mmcv.packs.ModulatedDeformConv2dPack  (mmcv v2 pack)",
-        "third   foreign.DCN                        "
+        "third   models.networks.DCNv2.dcn_v2.DCN                          "
         "left: the instance has a forward of its own, that wraps the class's: convert before",
         "1 converted, 1 left",
     ]

@@ -1,82 +1,115 @@
-"""What the deformable layers of other packages look like, and which of ours computes the same."""
+"""The deformable layers of other packages: who defines them, and which of ours is the same."""
+
+from dataclasses import dataclass
+
+from torch import nn
 
 from .. import modules
 from . import birefnet, dcnv2, detectron2, mmcv, video
-from .recognition import Family, words
 
-_NONE = frozenset({0})
-_EMPTY_BATCH = frozenset({0, 9})  # without and with the shape of an empty output
+# In mmdet 1 and BasicSR, which mmcv's layers come from.
+_OLD_NAMES = {"deform_groups": "deformable_groups"}
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+@dataclass(frozen=True)
+class Family:
+    """A layer of another package, known by the names of its class and of where that is defined.
+
+    Packages are copied and changed, so the name of the class alone proves little: the path of its
+    module must hold the name of the package, or of the file that is usually copied. The instance
+    must have what the forward of `ours` reads.
+    """
+
+    name: str
+    sources: frozenset[str]  # packages or files, each a part of the path `a.b.c` of the module
+    classes: frozenset[str]
+    ours: type[nn.Module]
+    attributes: frozenset[str]
+
+    def defines(self, cls: type) -> bool:
+        return cls.__name__ in self.classes and bool(self.sources & {*cls.__module__.split(".")})
+
+    def missing(self, layer: nn.Module) -> list[str]:
+        """What the instance itself lacks: what its class has, goes with the class."""
+        held = {*vars(layer), *layer._parameters, *layer._modules, *layer._buffers}
+        return sorted(
+            name for name in self.attributes if not {name, _OLD_NAMES.get(name, name)} & held
+        )
+
+    def adopt(self, layer: nn.Module) -> None:
+        """Makes `layer` compute by dcn: the same object under our class."""
+        for new, old in _OLD_NAMES.items():
+            if new in self.attributes and not hasattr(layer, new):
+                setattr(layer, new, getattr(layer, old))
+        layer.__class__ = self.ours
+
+
+def is_ours(layer: nn.Module) -> bool:
+    """Whether dcn made the class of this layer, or one that it inherits."""
+    package = __name__.partition(".")[0]
+    return any(cls.__module__.partition(".")[0] == package for cls in type(layer).__mro__)
+
+
 _GEOMETRY = words("weight in_channels out_channels kernel_size stride padding dilation")
 _V1 = _GEOMETRY | words("groups deform_groups")
 _V2 = _V1 | {"bias"}
-_CHARLES = _GEOMETRY | words("bias deformable_groups")
-_D2 = _GEOMETRY | words("bias groups deformable_groups norm activation")
 _V2_PACK = _V2 | {"conv_offset"}
-_SPLIT = words("chunk sigmoid")
-_THIRDS = frozenset({1, 3})  # torch.chunk(..., 3, dim=1)
+_CHARLES = _GEOMETRY | words("bias deformable_groups")
+_D2 = _CHARLES | words("groups norm activation")
 _ALIGNMENT = _V2_PACK | {"max_residue_magnitude"}
-_FLOW = words("conv_offset max_residue_magnitude tanh chunk cat sigmoid")
 _BIREFNET = words("offset_conv modulator_conv regular_conv stride padding")
+_MMCV = words("mmcv mmdet basicsr")  # the last two of before mmcv had them
 
 FAMILIES = (
     Family(
-        "torchvision", words("DeformConv2d"), modules.DeformConv2d, 3,
-        _GEOMETRY | words("bias groups"), _NONE,
+        "torchvision", words("torchvision"), words("DeformConv2d"), modules.DeformConv2d,
+        _GEOMETRY | words("bias groups"),
+    ),
+    Family("mmcv v1", _MMCV, words("DeformConv2d DeformConv"), mmcv.DeformConv2d, _V1),
+    Family(
+        "mmcv v1 pack", _MMCV, words("DeformConv2dPack DeformConvPack"), mmcv.DeformConv2dPack,
+        _V1 | {"conv_offset"},
     ),
     Family(
-        "mmcv v1", words("DeformConv2d DeformConv"), mmcv.DeformConv2d, 2, _V1,
-        frozenset({0, 4}),  # without and with the padding of small inputs
-        may=words("pad max any zip"),
+        "mmcv v2", _MMCV, words("ModulatedDeformConv2d ModulatedDeformConv"),
+        mmcv.ModulatedDeformConv2d, _V2,
     ),
     Family(
-        "mmcv v1 pack", words("DeformConv2dPack DeformConvPack"), mmcv.DeformConv2dPack, 1,
-        _V1 | {"conv_offset"}, _NONE, needs=words("conv_offset"), numbers=frozenset(),
+        "mmcv v2 pack", _MMCV, words("ModulatedDeformConv2dPack ModulatedDeformConvPack"),
+        mmcv.ModulatedDeformConv2dPack, _V2_PACK,
     ),
     Family(
-        "mmcv v2", words("ModulatedDeformConv2d ModulatedDeformConv"), mmcv.ModulatedDeformConv2d,
-        3, _V2, _NONE, numbers=frozenset(),
+        "detectron2 v1", words("detectron2"), words("DeformConv"), detectron2.DeformConv, _D2,
     ),
     Family(
-        "mmcv v2 pack", words("ModulatedDeformConv2dPack ModulatedDeformConvPack"),
-        mmcv.ModulatedDeformConv2dPack, 1, _V2_PACK, _NONE, needs=_SPLIT | {"conv_offset"},
-        may=words("cat"), numbers=_THIRDS,
+        "detectron2 v2", words("detectron2"), words("ModulatedDeformConv"),
+        detectron2.ModulatedDeformConv, _D2,
+    ),
+    Family("CharlesShang DCNv2", words("dcn_v2"), words("DCNv2"), dcnv2.DCNv2, _CHARLES),
+    Family(
+        "CharlesShang DCN", words("dcn_v2"), words("DCN"), dcnv2.DCN,
+        _CHARLES | {"conv_offset_mask"},
     ),
     Family(
-        "detectron2 v1", words("DeformConv"), detectron2.DeformConv, 2, _D2, _EMPTY_BATCH,
-        may=words("numel zip _NewEmptyTensorOp"),
+        "BiRefNet", words("BiRefNet birefnet deform_conv"), words("DeformableConv2d"),
+        birefnet.DeformableConv2d, _BIREFNET,
     ),
     Family(
-        "detectron2 v2", words("ModulatedDeformConv"), detectron2.ModulatedDeformConv, 3,
-        _D2, _EMPTY_BATCH, may=words("numel zip _NewEmptyTensorOp"),
-    ),
-    Family("CharlesShang DCNv2", words("DCNv2"), dcnv2.DCNv2, 3, _CHARLES, frozenset({0, 5})),
-    Family(
-        "CharlesShang DCN", words("DCN"), dcnv2.DCN, 1, _CHARLES | {"conv_offset_mask"}, _NONE,
-        needs=_SPLIT | {"conv_offset_mask"}, may=words("cat"), numbers=_THIRDS,
+        "BasicVSR++", words("basicvsr_pp basicvsr_plusplus_net basicvsrpp_arch"),
+        words("SecondOrderDeformableAlignment"), video.SecondOrderDeformableAlignment, _ALIGNMENT,
     ),
     Family(
-        "BiRefNet", words("DeformableConv2d"), birefnet.DeformableConv2d, 1, _BIREFNET,
-        frozenset({1}), needs=_BIREFNET | {"sigmoid"}, may=words("weight bias"),
-        numbers=frozenset({2}),
+        "ProPainter flow completion", words("recurrent_flow_completion"),
+        words("SecondOrderDeformableAlignment"), video.FlowGuidedDeformConv2d, _ALIGNMENT,
     ),
     Family(
-        "BasicVSR++", words("SecondOrderDeformableAlignment"),
-        video.SecondOrderDeformableAlignment, 4, _ALIGNMENT, frozenset({5}),
-        needs=_FLOW | words("flip repeat"), numbers=_THIRDS | {2},
+        "ProPainter", words("propainter"), words("DeformableAlignment"),
+        video.FlowGuidedDeformConv2d, _ALIGNMENT,
     ),
-    Family(
-        "ProPainter flow completion", words("SecondOrderDeformableAlignment"),
-        video.FlowGuidedDeformConv2d, 2, _ALIGNMENT, frozenset({1}), needs=_FLOW,
-        numbers=_THIRDS | {2},
-    ),
-    Family(
-        "ProPainter", words("DeformableAlignment"), video.FlowGuidedDeformConv2d, 3, _ALIGNMENT,
-        frozenset({3}), needs=_FLOW | words("flip repeat"), numbers=_THIRDS | {2},
-    ),
-    Family(
-        "EDVR", words("DCNv2Pack"), video.DCNv2Pack, 2, _V2_PACK, _NONE,
-        needs=_SPLIT | {"conv_offset"},
-        may=words("cat mean abs get_root_logger warning print LooseVersion __version__"),
-        numbers=_THIRDS | {50},
-    ),
+    Family("EDVR", words("arch_util"), words("DCNv2Pack"), video.DCNv2Pack, _V2_PACK),
+    Family("EDVR", words("edvr_net"), words("ModulatedDCNPack"), video.DCNv2Pack, _V2_PACK),
 )  # fmt: skip
