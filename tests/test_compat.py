@@ -101,17 +101,38 @@ def test_mmcv_v2_pack(device):
     compare(layer, state, formula, [rand(*MAP)], device)
 
 
-def test_mmcv_pads_small_inputs_and_crops_them_with_the_same_result(device):
-    """Also at positions beyond the map that the padding would take in."""
-    layer = compat.mmcv.DeformConv2d(4, 6, 5, padding=2)
-    state = random_state(layer, {"weight": (6, 4, 5, 5)})
+@pytest.mark.parametrize(
+    "size, kernel, stride, padding, dilation",
+    [
+        ((3, 4), (5, 5), 1, 2, 1),
+        ((1, 1), (3, 3), 1, 1, 1),
+        ((1, 6), (5, 1), 1, 2, 1),
+        ((6, 2), (3, 3), 1, 2, 2),
+        ((4, 6), (5, 3), 2, 2, 1),
+    ],
+)
+@pytest.mark.parametrize("whole", [False, True], ids=["anywhere", "on the pixels"])
+def test_mmcv_pads_small_inputs_and_crops_them_with_the_same_result(
+    size, kernel, stride, padding, dilation, whole, device
+):
+    """Also at positions beyond the map that the padding would take in, and at its border."""
+    layer = compat.mmcv.DeformConv2d(4, 6, kernel, stride, padding, dilation)
+    state = random_state(layer, {"weight": (6, 4, *kernel)})
+    pad_h, pad_w = (max(r - h, 0) for h, r in zip(size, kernel, strict=True))
+    assert pad_h or pad_w
 
     def formula(state, x, offset):
-        x, offset = (F.pad(value, (0, 1, 0, 2)) for value in (x, offset))
-        out = dcn.reference.deform_conv2d(x, offset, state["weight"], padding=2)
-        return out[:, :, :-2, :-1]
+        x, offset = (F.pad(value, (0, pad_w, 0, pad_h)) for value in (x, offset))
+        geometry = (stride, padding, dilation)
+        out = dcn.reference.deform_conv2d(x, offset, state["weight"], None, *geometry)
+        return out[:, :, : out.shape[2] - pad_h, : out.shape[3] - pad_w]
 
-    compare(layer, state, formula, [rand(2, 4, 3, 4), rand(2, 50, 3, 4, scale=6) - 3], device)
+    output = [
+        (h + 2 * padding - dilation * (r - 1) - 1) // stride + 1
+        for h, r in zip(size, kernel, strict=True)
+    ]
+    offset = rand(2, 2 * kernel[0] * kernel[1], *output, scale=6) - 3
+    compare(layer, state, formula, [rand(2, 4, *size), offset.round() if whole else offset], device)
 
 
 @pytest.mark.parametrize("modulated", [False, True], ids=["v1", "v2"])
