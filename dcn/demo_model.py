@@ -16,6 +16,7 @@ from torchvision.ops import masks_to_boxes
 from .backbone import convert_backbone
 from .demo_data import Scene
 from .modules import ModulatedDeformConv2dPack
+from .optim import param_groups
 
 DEFORMABLE_STAGES = ("layer2", "layer3", "layer4")
 _LAST_STRIDE = 32  # px of the image for one of the last stage's map
@@ -103,9 +104,7 @@ def train(
     """Trains in place, one step a batch, and yields each step's loss."""
     torch.manual_seed(seed)  # the samplers of anchors and proposals draw from it
     model.train()
-    offsets = [p for name, p in model.named_parameters() if "conv_offset" in name]
-    rest = [p for name, p in model.named_parameters() if "conv_offset" not in name]
-    groups = [{"params": rest, "lr": 1e-3}] + [{"params": offsets, "lr": 1e-4}] * bool(offsets)
+    groups = param_groups(model, lr=1e-3)
     optimizer = torch.optim.AdamW(groups, weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [g["lr"] for g in groups], total_steps=len(batches), pct_start=0.15
