@@ -7,6 +7,8 @@ from .backbone import convert_backbone
 from .conversion import convert
 from .functional import deform_conv2d
 from .modules import DeformConv2d, DeformConv2dPack, ModulatedDeformConv2dPack
+from .offsets import offset_stats, warn_offsets
+from .optim import param_groups
 from .patch import patch_torchvision
 from .planning import force_algorithm, last_plan, plan, why_not
 
@@ -22,9 +24,12 @@ __all__ = [
     "deform_conv2d",
     "force_algorithm",
     "last_plan",
+    "offset_stats",
     "onnx",
+    "param_groups",
     "patch_torchvision",
     "plan",
     "reference",
+    "warn_offsets",
     "why_not",
 ]
