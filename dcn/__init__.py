@@ -1,6 +1,6 @@
 """Deformable convolution (v1, and v2 with a mask) for PyTorch, on CPU and CUDA."""
 
-from . import compat, onnx, reference
+from . import compat, onnx, plot, reference
 from ._ops import version as __version__
 from .autograd import DeformConv2dFunction
 from .backbone import convert_backbone
@@ -29,6 +29,7 @@ __all__ = [
     "param_groups",
     "patch_torchvision",
     "plan",
+    "plot",
     "reference",
     "warn_offsets",
     "why_not",

@@ -1,4 +1,4 @@
-"""The console script `dcn`: `demo`, `check`, `plan` and `bench`."""
+"""The console script `dcn`: `demo`, `check`, `plan`, `bench` and `plot`."""
 
 from __future__ import annotations
 
@@ -160,7 +160,20 @@ def run_demo(argv: list[str]) -> int:
     return demo.main(argv)
 
 
-COMMANDS = {"demo": run_demo, "check": check, "plan": print_plans, "bench": run_bench}
+def run_plot(argv: list[str]) -> int:
+    """Draws where the taps of some pixels sample in a photograph, for a model of yours."""
+    from . import plot_command
+
+    return plot_command.main(argv)
+
+
+COMMANDS = {
+    "demo": run_demo,
+    "check": check,
+    "plan": print_plans,
+    "bench": run_bench,
+    "plot": run_plot,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,11 +15,11 @@ from torchvision.ops import masks_to_boxes
 
 from .backbone import convert_backbone
 from .demo_data import Scene
-from .modules import ModulatedDeformConv2dPack
+from .observe import Call, observe
 from .optim import param_groups
+from .taps import Taps, follow
 
 DEFORMABLE_STAGES = ("layer2", "layer3", "layer4")
-_LAST_STRIDE = 32  # px of the image for one of the last stage's map
 _CHANNELS = 128  # of the feature pyramid: half of the usual, for one class in one photograph
 
 
@@ -30,15 +30,6 @@ class Detections:
     masks: Tensor
     scores: Tensor
     boxes: Tensor
-
-
-@dataclass
-class Taps:
-    """Where the taps of one output pixel sample, in px of the image: `[taps, 2]`, y before x."""
-
-    regular: Tensor  # without offsets
-    sampled: Tensor
-    mask: Tensor  # [taps]; 1 at the start
 
 
 @dataclass
@@ -133,29 +124,16 @@ def detect(model: MaskRCNN, scene: Scene, device: torch.device) -> Detections:
     return Detections(found["masks"][:, 0] > 0.5, found["scores"], found["boxes"])
 
 
-@torch.no_grad()
 def sampled_taps(model: MaskRCNN, scene: Scene, device: torch.device, count: int = 3) -> list[Taps]:
     """What the last deformable layer samples for the output pixels nearest to `count` coins."""
-    modules = model.backbone.body.modules()
-    layer = [module for module in modules if isinstance(module, ModulatedDeformConv2dPack)][-1]
-    seen = []
-    hook = layer.conv_offset.register_forward_hook(lambda _, __, output: seen.append(output.cpu()))
-    detect(model, scene, device)
-    hook.remove()
-    offset, logits = seen[0][0].split((18, 9))
-    grid = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0)) - 1
-    found = []
+    calls: list[Call] = []
+    with observe(model, calls.append):
+        detect(model, scene, device)
     x0, y0, x1, y1 = masks_to_boxes(scene.masks).unbind(1)
     centres = torch.stack([y0 + y1, x0 + x1], 1) / 2
     left_to_right = centres[centres[:, 1].argsort()]
-    for centre in left_to_right[len(centres) // (2 * count) :: len(centres) // count]:
-        # Output pixel p of every layer up to this one is centred on p * stride in the image.
-        p, q = (centre / _LAST_STRIDE).round().int().tolist()
-        regular = torch.tensor([p, q]) + grid
-        sampled = regular + offset[:, p, q].view(9, 2)
-        mask = layer.mask_scale * torch.sigmoid(logits[:, p, q])
-        found.append(Taps(_LAST_STRIDE * regular, _LAST_STRIDE * sampled, mask))
-    return found
+    chosen = left_to_right[len(centres) // (2 * count) :: len(centres) // count]
+    return follow(calls[-1:], tuple(scene.image.shape[1:]), chosen.tolist())
 
 
 def overlaps(found: Tensor, coins: Tensor) -> Tensor:

@@ -2,14 +2,13 @@
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .demo_data import Scene
-from .demo_model import Detections, Figures, Taps
+from .demo_model import Detections, Figures
+from .drawing import COLORS, draw_taps, new_figure
+from .taps import Taps
 
 
 def draw(
@@ -22,8 +21,7 @@ def draw(
     """Writes a panel for each model's detections and one for the taps."""
     height, width = scene.image.shape[1:]
     panels = len(results) + 1
-    figure = Figure((10, panels * (10 * height / width + 0.4)), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, panels * (10 * height / width + 0.4))
     axes = figure.subplots(panels, 1)
     for ax, (name, (found, row)) in zip(axes, results.items(), strict=False):
         _show(
@@ -40,8 +38,8 @@ def draw(
         "output pixels (circles: without offsets; area of a dot: its mask)",
     )
     axes[-1].set(xlim=(-24, width + 24), ylim=(height + 24, -24))  # taps may lie outside
-    for color, one in zip(("tab:orange", "tab:cyan", "tab:pink"), taps, strict=False):
-        _taps(axes[-1], one, color)
+    for color, one in zip(COLORS, taps, strict=False):
+        draw_taps(axes[-1], one, color)
     figure.savefig(path)
 
 
@@ -66,12 +64,3 @@ def _detections(ax: Axes, scene: Scene, found: Detections, min_score: float) -> 
         x0, y0, x1, y1 = found.boxes[row].tolist()
         ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=color, linewidth=1.2))
         ax.text(x0, y0 - 2, f"{found.scores[row]:.2f}", color=color, fontsize=7)
-
-
-def _taps(ax: Axes, taps: Taps, color: str) -> None:
-    y, x = taps.regular.unbind(1)
-    sampled_y, sampled_x = taps.sampled.unbind(1)
-    ax.scatter(x, y, s=22, facecolors="none", edgecolors=color, linewidths=0.8)
-    ax.plot(torch.stack([x, sampled_x]), torch.stack([y, sampled_y]), color=color, linewidth=0.8)
-    ax.scatter(sampled_x, sampled_y, s=30 * taps.mask, color=color)
-    ax.plot(x[4], y[4], marker="+", markersize=12, color=color)

@@ -27,6 +27,14 @@ class Call:
     mask: Tensor | None  # [N, D*R*S, P, Q]
 
     @property
+    def taps(self) -> int:
+        return self.kernel_size[0] * self.kernel_size[1]
+
+    @property
+    def offset_groups(self) -> int:
+        return self.offset.shape[1] // (2 * self.taps)
+
+    @property
     def positions(self) -> tuple[Tensor, Tensor]:
         """y and x of every sample, `[N, D, R*S, P, Q]`, in px of the input, float32 or float64."""
         offset = self.offset if self.offset.dtype == torch.float64 else self.offset.float()
@@ -37,15 +45,12 @@ class Call:
     @property
     def lengths(self) -> Tensor:
         """How far each sample is moved, `[N, D, R*S, P, Q]`, in px of the input."""
-        y, x = self.offset.unflatten(1, (-1, self.kernel_size[0] * self.kernel_size[1], 2)).unbind(
-            3
-        )
+        y, x = self.offset.unflatten(1, (-1, self.taps, 2)).unbind(3)
         return torch.hypot(y.float(), x.float())
 
     def without_offsets(self) -> Call:
         """The plain convolution of one image."""
-        taps = self.kernel_size[0] * self.kernel_size[1]
-        offset = self.offset.new_zeros(1, 2 * taps, *self.offset.shape[2:])
+        offset = self.offset.new_zeros(1, 2 * self.taps, *self.offset.shape[2:])
         return replace(self, offset=offset, mask=None)
 
 

@@ -124,6 +124,19 @@ class _Sums:
         )
 
 
+class Tally:
+    """Takes calls one by one, and keeps sums alone."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, _Sums] = {}
+
+    def add(self, call: Call) -> None:
+        self._layers.setdefault(call.layer, _Sums()).add(call)
+
+    def stats(self) -> OffsetStats:
+        return OffsetStats([sums.row(layer) for layer, sums in self._layers.items()])
+
+
 def offset_stats(model: nn.Module, *args: object, **kwargs: object) -> OffsetStats:
     """Runs `model(*args, **kwargs)` once and says what the offsets of each layer did.
 
@@ -140,9 +153,9 @@ def offset_stats(model: nn.Module, *args: object, **kwargs: object) -> OffsetSta
         NaN, reach beyond the map, left the image (what the padding makes is counted apart), or
         have no offsets at all.
     """
-    sums: dict[str, _Sums] = {}
-    run_observed(model, args, kwargs, lambda call: sums.setdefault(call.layer, _Sums()).add(call))
-    return OffsetStats([one.row(layer) for layer, one in sums.items()])
+    tally = Tally()
+    run_observed(model, args, kwargs, tally.add)
+    return tally.stats()
 
 
 class OffsetWatch:
