@@ -11,6 +11,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from cases import CASES, Case
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -248,23 +251,36 @@ def test_inference_mode(device):
     torch.testing.assert_close(out.clone(), dcn.deform_conv2d(**tensors, **case.geometry).detach())
 
 
-def _train_one_of_two(rank: int, store: str, results: str) -> None:
+def _train_one_of_two(rank: int, device: str, sharded: bool, store: str, results: str) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    parallel = DistributedDataParallel(model())
-    grads = gradients(parallel, images(n=4)[rank * 2 : rank * 2 + 2])
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    backend = {"cpu": "gloo", "cuda": "nccl"}[device]
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=2)
+    module, x = model(device), images(device, n=4)[rank * 2 : rank * 2 + 2]
+    if sharded:
+        mesh = init_device_mesh(device, (2,))
+        for part in (module.first, module.second, module.third, module):
+            fully_shard(part, mesh=mesh)
+        assert all(isinstance(parameter, DTensor) for parameter in module.parameters())
+        grads = [grad.full_tensor().cpu() for grad in gradients(module, x)]
+    else:
+        grads = [grad.cpu() for grad in gradients(DistributedDataParallel(module), x)]
     torch.save(grads, f"{results}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
-def test_two_processes_train_as_one(tmp_path):
+@pytest.mark.parametrize("sharded", [False, True], ids=["DDP", "FSDP2"])
+def test_two_processes_train_as_one(sharded, device, tmp_path):
+    if device == "cuda" and torch.cuda.device_count() < 2:
+        pytest.skip("one GPU alone")
     torch.multiprocessing.spawn(
-        _train_one_of_two, (str(tmp_path / "store"), str(tmp_path)), nprocs=2
+        _train_one_of_two, (device, sharded, str(tmp_path / "store"), str(tmp_path)), nprocs=2
     )
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    expected = gradients(model(), images(n=4))
+    expected = [grad.cpu() for grad in gradients(model(device), images(device, n=4))]
     assert all(map(torch.equal, first, second))
     torch.testing.assert_close(first, expected)
 
