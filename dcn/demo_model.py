@@ -90,9 +90,16 @@ def _target(crop: Scene) -> dict[str, Tensor]:
 
 
 def train(
-    model: MaskRCNN, batches: list[list[Scene]], device: torch.device, seed: int
+    model: MaskRCNN,
+    batches: list[list[Scene]],
+    device: torch.device,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
 ) -> Iterator[float]:
-    """Trains in place, one step a batch, and yields each step's loss."""
+    """Trains in place, one step a batch, and yields each step's loss.
+
+    With a `dtype` of 16 bits under autocast, in float16 with scaled losses.
+    """
     torch.manual_seed(seed)  # the samplers of anchors and proposals draw from it
     model.train()
     groups = param_groups(model, lr=1e-3)
@@ -100,14 +107,18 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [g["lr"] for g in groups], total_steps=len(batches), pct_start=0.15
     )
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     for crops in batches:
         images = [crop.image.to(device).expand(3, -1, -1) for crop in crops]
         targets = [_target(Scene(crop.image, crop.masks.to(device))) for crop in crops]
-        loss = sum(model(images, targets).values())
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss = sum(model(images, targets).values())
         optimizer.zero_grad()
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         schedule.step()
         yield loss.item()
 
