@@ -1,0 +1,94 @@
+"""Every ```python block of the README and of docs/ runs, top to bottom, one namespace a page.
+
+A block whose first line is `# needs a GPU` is skipped where there is none, and one that begins
+`# needs NAME` where that module is not installed. Links to files of the repository lead somewhere.
+"""
+
+import re
+import runpy
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
+
+
+class Page:
+    """The blocks of a page, and the namespace of those that ran."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.text = path, path.read_text()
+        self.blocks = [
+            # Empty lines before a block give a traceback the numbers of the page's lines.
+            (code, compile("\n" * self.text[: match.start(2)].count("\n") + code, path, "exec"))
+            for match in FENCE.finditer(self.text)
+            for language, code in [match.groups()]
+            if language == "python"
+        ]
+        self.namespace = {"__name__": "__main__"}
+        self.done = 0
+
+    def run(self, index: int) -> None:
+        """Runs a block, and first those before it that have not run."""
+        while self.done <= index:
+            code, compiled = self.blocks[self.done]
+            self.done += 1
+            if not missing(code):
+                exec(compiled, self.namespace)
+
+
+def missing(code: str) -> str:
+    """What a block needs and this machine lacks; empty if nothing."""
+    needs = re.match(r"# needs (a GPU|\w+)", code)
+    if needs is None:
+        return ""
+    name = needs.group(1)
+    there = torch.cuda.is_available() if name == "a GPU" else find_spec(name) is not None
+    return "" if there else name
+
+
+LOADED = [Page(path) for path in PAGES]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "page, index",
+    [
+        pytest.param(page, index, id=f"{page.path.name}-{index}")
+        for page in LOADED
+        for index in range(len(page.blocks))
+    ],
+)
+def test_a_block_runs(page, index, tmp_path_factory, monkeypatch):
+    lack = missing(page.blocks[index][0])
+    if lack:
+        pytest.skip(f"needs {lack}")
+    folder = tmp_path_factory.getbasetemp() / page.path.stem  # a page's blocks share their files
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    page.run(index)
+
+
+@pytest.mark.parametrize("page", LOADED, ids=lambda page: page.path.name)
+def test_every_block_says_its_language(page):
+    languages = {match.group(1) for match in FENCE.finditer(page.text)}
+    assert languages <= {"python", "bash", "cpp", "cmake", "diff", "text"}
+    assert page.text.count("```") == 2 * len(FENCE.findall(page.text))
+
+
+@pytest.mark.parametrize("page", LOADED, ids=lambda page: page.path.name)
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.text):
+        if "://" not in target:
+            assert (page.path.parent / target).exists(), target
+
+
+def test_the_picture_is_what_its_script_draws():
+    folder = ROOT / "docs" / "pictures"
+    script = runpy.run_path(str(folder / "draw.py"))
+    assert (folder / "how_it_works.svg").read_text() == script["picture"]()
