@@ -44,6 +44,17 @@ def test_compile_and_time(capsys, device):
     assert [line.split()[0] for line in said[2:]] == ["inference", "training"]
 
 
+def test_export_onnx(tmp_path, capsys):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    out = tmp_path / "model.onnx"
+    example("export_onnx").main(["--size", "64", "--out", str(out)])
+    nodes, *runs = capsys.readouterr().out.splitlines()[-3:]
+    assert nodes.startswith(f"{out}: ") and nodes.endswith(" 12 of them DeformConv")
+    assert [run.split(":")[0] for run in runs] == ["1 x 64 x 64 px", "3 x 96 x 64 px"]
+    assert all(float(run.split()[9]) < 1e-4 for run in runs)
+
+
 def test_every_example_has_a_test():
     names = {path.stem for path in FOLDER.glob("*.py")}
     assert names == {
