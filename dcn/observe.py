@@ -97,6 +97,7 @@ def observe(model: nn.Module, on_call: Callable[[Call], None]) -> Iterator[None]
         running.pop()
 
     with ExitStack() as stack:
+        # Without it PyTorch would never again use what it compiled of a part that ran meanwhile.
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         for path, module in model.named_modules():
             path = path.replace("_orig_mod.", "").removesuffix("_orig_mod")

@@ -223,7 +223,7 @@ def warn_offsets(model: nn.Module, limit: float, every: int = 100) -> OffsetWatc
 
     Args:
         model: the module whose forward passes count. Of a compiled model take what `torch.compile`
-            returned: hooks inside a compiled region split its graph.
+            returned: hooks on a module inside of it keep it from being compiled.
         limit: the largest |offset| that is fine, in px of a layer's input. NaN is beyond any.
         every: 1 watches every pass.
 

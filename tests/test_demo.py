@@ -158,3 +158,15 @@ def test_missing_requirements_and_devices_are_one_sentence(monkeypatch, capsys):
         demo.main(["--steps", "0"])
     with pytest.raises(SystemExit):
         demo.main(["--out", "no/such/folder/coins.png"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_training_runs_in_the_type_asked_for(parts, dtype):
+    cpu, seen = torch.device("cpu"), []
+    model = demo_model.build_model(0, True)
+    model.backbone.body.layer4[-1].conv2.register_forward_hook(
+        lambda _, __, y: seen.append(y.dtype)
+    )
+    (loss,) = demo_model.train(model, demo_data.draw_batches(parts[0], 1, 1, 64, 0), cpu, 0, dtype)
+    assert seen == [dtype] and 0 < loss < 100
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())

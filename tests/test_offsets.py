@@ -1,5 +1,6 @@
 """Looking at offsets: the table of a model, worked out by hand, and the warning in a run."""
 
+import contextlib
 import copy
 import math
 import pickle
@@ -39,6 +40,23 @@ class Function(nn.Module):
 
     def forward(self, x):
         return dcn.deform_conv2d(x, self.offset[: len(x)], self.weight)
+
+
+class Trial(nn.Module):
+    """One layer several times, by its own function, after a part that fails."""
+
+    def __init__(self, *lengths: float) -> None:
+        super().__init__()
+        self.lengths = lengths
+        self.part = Function()
+
+    def forward(self, x):
+        with contextlib.suppress(RuntimeError):
+            self.part(x[:, :3])
+        for length in self.lengths:
+            offset = torch.full((len(x), 2, 8, 8), length / 2**0.5)
+            x = dcn.deform_conv2d(x, offset, torch.ones(4, 4, 1, 1))
+        return x
 
 
 @pytest.fixture
@@ -137,8 +155,22 @@ def test_no_images_and_a_model_that_is_one_layer():
     assert row.layer == "DeformConv2dPack"
 
 
+def test_the_largest_is_that_of_every_call():
+    for lengths in ((1.0, 3.0), (3.0, 1.0)):
+        x, model = torch.rand(2, 4, 8, 8), Trial(*lengths)
+        row = dcn.offset_stats(model, x)["Trial"]
+        assert row.calls == 2 and row.largest == pytest.approx(3) and row.mean == pytest.approx(2)
+        with dcn.warn_offsets(model, limit=2), pytest.warns(UserWarning, match="Trial 3 px"):
+            model(x)
+
+
+def test_what_runs_after_a_part_that_failed_keeps_its_name():
+    stats = dcn.offset_stats(nn.Sequential(Trial(1.0), Trial(2.0)), torch.rand(2, 4, 8, 8))
+    assert [(row.layer, round(row.mean, 4)) for row in stats] == [("0", 1), ("1", 2)]
+
+
 def test_a_compiled_model_is_seen_by_the_same_names(model):
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, backend="aot_eager")
     compiled(batch(model))
     assert [row.layer for row in dcn.offset_stats(compiled, batch(model))] == [
         "pack",
@@ -199,13 +231,19 @@ def test_a_pass_that_fails_ends_the_watch_of_it():
         assert not model.pack._forward_hooks
 
 
-def test_a_compiled_model_is_watched():
+def test_a_compiled_model_is_watched_and_stays_compiled():
+    graphs = []
+
+    def backend(graph, inputs):
+        return lambda *args: (graphs.append(graph), graph(*args))[1]
+
     model = Model()
     model.inner["function"].offset.fill_(2)
-    compiled = torch.compile(model, backend="eager")
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
     with dcn.warn_offsets(compiled, limit=1, every=3):
         messages = warned(compiled, 6)
     assert len(messages) == 2 and "pass 4: inner.function 2.83 px" in messages[1]
+    assert len(graphs) == 4 and len(set(graphs)) == 1  # all passes but the first and the fourth
 
 
 @pytest.mark.parametrize("arguments", [{"limit": 0}, {"limit": math.nan}, {"limit": 1, "every": 0}])
