@@ -140,3 +140,10 @@ def test_no_fast_math():
 def test_names_say_what_a_file_holds():
     vague = [name(p) for p in CODE + PYTHON if re.match(r"(utils?|common|helpers?|misc)\b", p.stem)]
     assert vague == []
+
+
+def test_a_wheel_has_every_package():
+    (listed,) = re.findall(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.M)
+    found = [path.parent for path in (ROOT / "dcn").rglob("__init__.py")]
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in found}
+    assert set(re.findall(r'"([\w.]+)"', listed)) == names
