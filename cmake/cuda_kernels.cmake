@@ -1,7 +1,15 @@
 # CUDA: host files that know torch, and kernels that do not (they compile in seconds).
 target_sources(dcn PRIVATE
-  csrc/cuda/deform_conv2d.cpp csrc/cuda/device_info.cpp csrc/cuda/gemm.cpp csrc/cuda/im2col_gemm.cpp csrc/cuda/layout.cpp
+  csrc/cuda/deform_conv2d.cpp csrc/cuda/device_info.cpp csrc/cuda/fused.cpp csrc/cuda/gemm.cpp csrc/cuda/im2col_gemm.cpp csrc/cuda/layout.cpp
   csrc/cuda/kernels/im2col.cu csrc/cuda/kernels/col2im.cu csrc/cuda/kernels/column_sum.cu
-  csrc/cuda/kernels/layout.cu)
+  csrc/cuda/kernels/layout.cu csrc/cuda/kernels/pack_weight.cu csrc/cuda/kernels/pad_channels.cu
+  csrc/cuda/kernels/fprop_sm90.cu)
+# wgmma has no form that runs on another architecture than 9.0.
+add_library(dcn_sm90 OBJECT
+  csrc/cuda/kernels/fprop_sm90_f16.cu csrc/cuda/kernels/fprop_sm90_bf16.cu
+  csrc/cuda/kernels/fprop_sm90_tf32.cu csrc/cuda/kernels/fprop_sm90_3xtf32.cu)
+set_target_properties(dcn_sm90 PROPERTIES CUDA_ARCHITECTURES 90a-real POSITION_INDEPENDENT_CODE ON)
+target_compile_options(dcn_sm90 PRIVATE -Xptxas=-warn-spills --expt-relaxed-constexpr)
+target_sources(dcn PRIVATE $<TARGET_OBJECTS:dcn_sm90>)
 target_link_libraries(dcn PRIVATE CUDA::cudart CUDA::cublas)
 target_compile_options(dcn PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=-warn-spills --expt-relaxed-constexpr>)

@@ -62,14 +62,18 @@ void bind_values(py::module_& m) {
       .def_readonly("workspace_bytes", &Plan::workspace_bytes)
       .def_readonly("accumulator_bytes", &Plan::accumulator_bytes)
       .def_readonly("deterministic", &Plan::deterministic)
+      .def_property_readonly("tile", [](const Plan& p) { return p.fused.tile; })
+      .def_property_readonly("split_k", [](const Plan& p) { return p.fused.split_k; })
       .def("__str__", &to_string)
       .def("__repr__", [](const Plan& p) { return "<dcn.Plan " + p.to_string() + ">"; });
 
   py::class_<ForcedPlan>(m, "ForcedPlan")
-      .def(py::init([](const std::string& algorithm, int lanes, int64_t chunk_pixels) {
-             return ForcedPlan{parse_algorithm(algorithm), lanes, chunk_pixels};
+      .def(py::init([](const std::string& algorithm, int lanes, int64_t chunk_pixels, int tile,
+                       int split_k) {
+             return ForcedPlan{parse_algorithm(algorithm), lanes, chunk_pixels, tile, split_k};
            }),
-           py::arg("algorithm"), py::arg("lanes") = 0, py::arg("chunk_pixels") = 0);
+           py::arg("algorithm"), py::arg("lanes") = 0, py::arg("chunk_pixels") = 0,
+           py::arg("tile") = -1, py::arg("split_k") = 0);
 
   py::class_<PlanRequest>(m, "PlanRequest")
       .def(py::init([](const ConvShape& shape, const std::string& pass, const std::string& dtype,

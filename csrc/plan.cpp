@@ -4,6 +4,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "fprop_tiles.h"
+
 namespace dcn {
 namespace {
 
@@ -14,6 +16,7 @@ struct AlgorithmName {
 constexpr AlgorithmName kAlgorithmNames[] = {
     {Algorithm::kCpu, "cpu"},
     {Algorithm::kIm2colGemm, "im2col_gemm"},
+    {Algorithm::kFused, "fused"},
 };
 
 constexpr int64_t kMiB = int64_t{1} << 20;
@@ -99,6 +102,29 @@ Plan plan_im2col_gemm(const PlanRequest& request) {
     plan.accumulator_bytes = request.shape.input_pixels() * request.shape.C * sum;
     plan.deterministic = false;  // the input gradient is a sum of atomic additions
   }
+  return plan;
+}
+
+FusedMath fused_math(const PlanRequest& request) {
+  switch (request.dtype) {
+    case Dtype::kF16:
+      return FusedMath::kF16;
+    case Dtype::kBF16:
+      return FusedMath::kBF16;
+    default:
+      return request.tf32 ? FusedMath::kTf32 : FusedMath::k3xTf32;
+  }
+}
+
+Plan plan_fused(const PlanRequest& request) {
+  Plan plan;
+  plan.algorithm = Algorithm::kFused;
+  plan.fused = plan_fused_forward(request.shape, fused_math(request),
+                                  request.device.multiprocessors,
+                                  request.forced ? request.forced->tile : -1,
+                                  request.forced ? request.forced->split_k : 0);
+  plan.workspace_bytes =
+      plan.fused.packed_bytes + plan.fused.partial_bytes + plan.fused.arrivals * 4;
   return plan;
 }
 
@@ -198,19 +224,43 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
                "to run";
       }
       return "";
+    case Algorithm::kFused:
+      if (!request.device.is_cuda) return "fused runs on a GPU, but the device is the CPU";
+      if (request.pass == Pass::kBackward) return "fused has no backward pass";
+      if (request.dtype == Dtype::kF64) return "fused runs on tensor cores, which f64 is left out of";
+      if (request.device.compute_capability / 10 != 9) {
+        return "fused needs compute capability 9.x, but the device has " +
+               std::to_string(request.device.compute_capability / 10) + "." +
+               std::to_string(request.device.compute_capability % 10);
+      }
+      return why_not_fused(request.shape, fused_math(request));
   }
   throw std::logic_error("an algorithm without a reason");
 }
 
+// Forced on a forward pass that its backward has nothing of, an algorithm leaves that to the plan.
+std::optional<Algorithm> forced_algorithm(const PlanRequest& request) {
+  if (!request.forced) return std::nullopt;
+  if (request.pass == Pass::kBackward && request.forced->algorithm == Algorithm::kFused) {
+    return std::nullopt;
+  }
+  return request.forced->algorithm;
+}
+
+Algorithm choose_algorithm(const PlanRequest& request) {
+  if (!request.device.is_cuda) return Algorithm::kCpu;
+  return why_not(Algorithm::kFused, request).empty() ? Algorithm::kFused : Algorithm::kIm2colGemm;
+}
+
 Plan make_plan(const PlanRequest& request) {
-  const Algorithm fallback = request.device.is_cuda ? Algorithm::kIm2colGemm : Algorithm::kCpu;
-  const Algorithm algorithm = request.forced ? request.forced->algorithm : fallback;
   const std::string invalid = why_invalid(request.shape);
   if (!invalid.empty()) throw std::invalid_argument(invalid);
   // The caller raises PyTorch's own alert when nothing deterministic serves the request; it must
   // still run under warn_only.
   PlanRequest relaxed = request;
   relaxed.deterministic = false;
+  const std::optional<Algorithm> forced = forced_algorithm(request);
+  const Algorithm algorithm = forced ? *forced : choose_algorithm(relaxed);
   const std::string reason = why_not(algorithm, relaxed);
   if (!reason.empty()) throw std::invalid_argument(reason);
   switch (algorithm) {
@@ -218,6 +268,8 @@ Plan make_plan(const PlanRequest& request) {
       return plan_cpu(request);
     case Algorithm::kIm2colGemm:
       return plan_im2col_gemm(request);
+    case Algorithm::kFused:
+      return plan_fused(request);
   }
   throw std::logic_error("an algorithm without a plan");
 }
@@ -228,6 +280,12 @@ std::string Plan::to_string() const {
   if (chunks > 0) {
     text << ": " << chunks << " chunk" << (chunks == 1 ? "" : "s") << " of " << chunk_pixels
          << " pixels on " << lanes << " lane" << (lanes == 1 ? "" : "s") << ", workspace "
+         << (workspace_bytes + kMiB / 2) / kMiB << " MiB";
+  }
+  if (algorithm == Algorithm::kFused) {
+    const FpropTile& tile = kFpropTiles[fused.tile];
+    text << ": " << name_of(fused.math) << ", tiles of " << tile.pixels << " pixels x "
+         << tile.channels << " channels, split " << fused.split_k << ", workspace "
          << (workspace_bytes + kMiB / 2) / kMiB << " MiB";
   }
   return text.str();

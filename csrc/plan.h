@@ -11,11 +11,12 @@
 #include <string>
 #include <vector>
 
+#include "fused_plan.h"
 #include "shape.h"
 
 namespace dcn {
 
-enum class Algorithm { kCpu, kIm2colGemm };
+enum class Algorithm { kCpu, kIm2colGemm, kFused };
 enum class Pass { kForward, kBackward };
 enum class Dtype { kF64, kF32, kF16, kBF16 };
 
@@ -39,12 +40,14 @@ struct DeviceInfo {
 const std::vector<DeviceInfo>& device_presets();
 std::optional<DeviceInfo> device_preset(const std::string& name);
 
-// What a caller demands instead of the plan's own choice; 0 lanes or pixels leave that number to
-// the plan.
+// What a caller demands instead of the plan's own choice; 0 lanes, pixels or parts and a tile of -1
+// leave that number to the plan.
 struct ForcedPlan {
   Algorithm algorithm;
   int lanes = 0;
   int64_t chunk_pixels = 0;
+  int tile = -1;
+  int split_k = 0;
 };
 
 struct PlanRequest {
@@ -69,6 +72,7 @@ struct Plan {
   int64_t workspace_bytes = 0;    // columns, GEMM workspaces, partial sums and their total
   int64_t accumulator_bytes = 0;  // f32 sums of the input gradient, where the dtype is narrower
   bool deterministic = true;      // same inputs, same bits
+  FusedPlan fused;                // where the algorithm is fused
 
   std::string to_string() const;
 };

@@ -94,7 +94,9 @@ def why_not(
 
 
 @contextmanager
-def force_algorithm(algorithm: str, lanes: int = 0, chunk_pixels: int = 0) -> Iterator[None]:
+def force_algorithm(
+    algorithm: str, lanes: int = 0, chunk_pixels: int = 0, tile: int = -1, split_k: int = 0
+) -> Iterator[None]:
     """Runs every call of this thread in the scope with `algorithm`, and their backward passes too.
 
     Args:
@@ -105,7 +107,9 @@ def force_algorithm(algorithm: str, lanes: int = 0, chunk_pixels: int = 0) -> It
     Raises:
         RuntimeError: from a call that the algorithm cannot serve, with the reason.
     """
-    previous = _C.exchange_forced_plan(_C.ForcedPlan(algorithm, lanes, chunk_pixels))
+    previous = _C.exchange_forced_plan(
+        _C.ForcedPlan(algorithm, lanes, chunk_pixels, tile, split_k)
+    )
     try:
         yield
     finally:

@@ -11,6 +11,7 @@
 #include "../ops.h"
 #include "../plan_scope.h"
 #include "device_info.h"
+#include "fused.h"
 #include "im2col_gemm.h"
 #include "layout.h"
 
@@ -93,23 +94,32 @@ Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& weight, const Tenso
   const ConvShape shape = check_forward(call, bias);
   const c10::cuda::CUDAGuard guard(input.device());
   const Plan plan = plan_call(call, shape, Pass::kForward, {});
-  Tensor output =
-      at::empty({shape.N, shape.K, shape.P, shape.Q}, input.options().memory_format(kChannelsLast));
-  if (output.numel() > 0) {
-    const Tensor short_offset = with_short_strides(offset);
-    const OptionalTensor mask_kept = short_mask(call);
-    const bool has_bias = bias.has_value() && bias->defined();
-    const OptionalTensor dense_bias = has_bias ? OptionalTensor(bias->contiguous()) : std::nullopt;
-    switch (plan.algorithm) {
-      case Algorithm::kIm2colGemm:
-        im2col_gemm_forward(nhwc_call(call, shape, plan, short_offset, mask_kept), dense_bias,
-                            output);
-        break;
-      default:
-        TORCH_INTERNAL_ASSERT(false, "no CUDA forward for ", name_of(plan.algorithm));
+  const Tensor short_offset = with_short_strides(offset);
+  const OptionalTensor mask_kept = short_mask(call);
+  const bool has_bias = bias.has_value() && bias->defined();
+  const OptionalTensor dense_bias = has_bias ? OptionalTensor(bias->contiguous()) : std::nullopt;
+  const auto format = input.suggest_memory_format();
+  const auto output_in = [&](at::MemoryFormat made) {
+    return at::empty({shape.N, shape.K, shape.P, shape.Q}, input.options().memory_format(made));
+  };
+  if (shape.output_pixels() == 0) return output_in(format);
+  switch (plan.algorithm) {
+    case Algorithm::kIm2colGemm: {
+      const Tensor output = output_in(kChannelsLast);
+      im2col_gemm_forward(nhwc_call(call, shape, plan, short_offset, mask_kept), dense_bias,
+                          output);
+      return from_nhwc(output, input.scalar_type(), format);
     }
+    case Algorithm::kFused: {
+      const Tensor output = output_in(format);
+      fused_forward({shape, plan, device_info(input.device().index()).multiprocessors, input,
+                     weight, sampling_map(short_offset), sampling_map(mask_kept)},
+                    dense_bias, output);
+      return output;
+    }
+    default:
+      TORCH_INTERNAL_ASSERT(false, "no CUDA forward for ", name_of(plan.algorithm));
   }
-  return from_nhwc(output, input.scalar_type(), input.suggest_memory_format());
 }
 
 Tensor bias_gradient(const Tensor& grad_nhwc, const ConvShape& shape) {

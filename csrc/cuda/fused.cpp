@@ -1,0 +1,88 @@
+#include "fused.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "kernels/fused_params.h"
+#include "layout.h"
+
+namespace dcn {
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t kAlignment = 256;  // of the parts of the workspace
+int64_t aligned(int64_t bytes) { return tiles_of(bytes, kAlignment) * kAlignment; }
+
+bool vectors_aligned(const Tensor& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kVectorBytes == 0;
+}
+
+// The image as the kernel reads it: NHWC, each segment of channels in whole, aligned vectors. An
+// aligned channels_last input whose segments are such already is taken as it is.
+Tensor padded_nhwc(const Tensor& input, const ConvShape& shape, const FusedLayout& layout) {
+  const Tensor nhwc = to_nhwc(input);
+  if (!layout.padded()) {
+    return vectors_aligned(nhwc) ? nhwc : nhwc.clone(at::MemoryFormat::ChannelsLast);
+  }
+  const Tensor padded = at::empty({shape.N, shape.H, shape.W, layout.channels},
+                                  input.options().memory_format(at::MemoryFormat::Contiguous));
+  PadChannelsParams params{};
+  params.from = nhwc.const_data_ptr();
+  params.to = padded.mutable_data_ptr();
+  params.element_bytes = static_cast<int32_t>(input.element_size());
+  params.pixels = shape.input_pixels();
+  params.channels = shape.C;
+  params.layout = layout;
+  C10_CUDA_CHECK(launch_pad_channels(params, c10::cuda::getCurrentCUDAStream()));
+  return padded;
+}
+
+}  // namespace
+
+void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias,
+                   const Tensor& output) {
+  const FusedPlan& plan = call.plan.fused;
+  const FusedLayout layout = fused_layout(call.shape, element_bytes(plan.math));
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  const Tensor input = padded_nhwc(call.input, call.shape, layout);
+  const Tensor workspace = at::empty(
+      {aligned(plan.packed_bytes) + aligned(plan.partial_bytes) + plan.arrivals * 4},
+      output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
+  auto* const bytes = static_cast<uint8_t*>(workspace.mutable_data_ptr());
+  auto* const partial = bytes + aligned(plan.packed_bytes);
+  auto* const arrivals = reinterpret_cast<int32_t*>(partial + aligned(plan.partial_bytes));
+
+  PackWeightParams pack{};
+  pack.shape = call.shape;
+  pack.layout = layout;
+  pack.math = plan.math;
+  pack.weight = call.weight.const_data_ptr();
+  pack.stride_k = call.weight.stride(0);
+  pack.stride_c = call.weight.stride(1);
+  pack.stride_r = call.weight.stride(2);
+  pack.stride_s = call.weight.stride(3);
+  pack.tile_channels = kFpropTiles[plan.tile].channels;
+  pack.packed = bytes;
+  pack.arrivals = arrivals;
+  pack.arrival_count = static_cast<int32_t>(plan.arrivals);
+  C10_CUDA_CHECK(launch_pack_weight(pack, stream));
+
+  FpropParams params{};
+  params.shape = call.shape;
+  params.layout = layout;
+  params.input = input.const_data_ptr();
+  params.offset = call.offset;
+  params.mask = call.mask;
+  params.weight = bytes;
+  params.bias = bias.has_value() ? bias->const_data_ptr() : nullptr;
+  params.output = output.mutable_data_ptr();
+  params.nchw = !output.is_contiguous(at::MemoryFormat::ChannelsLast);
+  params.split_k = plan.split_k;
+  params.partial = reinterpret_cast<float*>(partial);
+  params.arrivals = arrivals;
+  C10_CUDA_CHECK(launch_fprop_sm90(params, plan.math, plan.tile, call.multiprocessors, stream));
+}
+
+}  // namespace dcn

@@ -1,0 +1,27 @@
+// The algorithm fused: an implicit GEMM on tensor cores that samples into registers and writes no
+// columns to memory. Forward, compute capability 9.0.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "../plan.h"
+#include "kernels/params.h"
+
+namespace dcn {
+
+struct FusedCall {
+  ConvShape shape;
+  Plan plan;
+  int multiprocessors;
+  at::Tensor input;   // any strides
+  at::Tensor weight;  // any strides
+  SamplingMap offset, mask;
+};
+
+// Writes `output` [N, K, P, Q], dense in NCHW or channels_last.
+void fused_forward(const FusedCall& call, const std::optional<at::Tensor>& bias,
+                   const at::Tensor& output);
+
+}  // namespace dcn

@@ -1,0 +1,184 @@
+// The fused forward pass on compute capability 9.0: an implicit GEMM whose A is sampled straight
+// into the registers of wgmma.
+//
+//   grid      x: tiles of kTilePixels output pixels (each CTA walks several), times split_k
+//             y: tiles of kTileChannels output channels of each convolution group
+//   CTA       kWarpgroups warpgroups; each multiplies 64 pixels by all channels of the tile
+//   step      a tap of a slice (fused_layout.h). Each warp loads and mixes its 16 pixels' corners
+//             into fragments of A while the loads of the next step are on their way; the weight tile
+//             of the step, packed and swizzled, comes by a bulk copy (weight_tiles.cuh)
+//   epilogue  split_k CTAs exchange f32 sums through global memory, each finishing its share of the
+//             channels in the order of the parts (same bits each run), adds the bias, stores once
+//
+// Bound by the latency of gathers that hit the L1: a warp scheduler holds two to four warps. So
+// nothing but the gather is in the step's way: no exchange between lanes, no barrier of the CTA.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "fprop_epilogue.cuh"
+#include "fused_gather.cuh"
+#include "kernel_setup.h"
+#include "weight_tiles.cuh"
+
+namespace dcn {
+
+template <class Math_, int kTile>
+struct FpropConfig {
+  using Math = Math_;
+  static constexpr FpropTile tile = kFpropTiles[kTile];
+  static constexpr int kTileChannels = tile.channels;
+  static constexpr int kTilePixels = tile.pixels;
+  static constexpr int kThreads = 2 * kTilePixels;
+  // Values are mixed while the step before is multiplied, where registers allow it.
+  static constexpr bool kOverlap = tile.rows_in_flight == 2;
+  static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
+  using Gather = WideGather<Math, tile.rows_in_flight>;
+  using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes>,
+                                     WeightRing<kTileBytes, tile.stages, kThreads / 32>>;
+};
+
+template <class Config>
+__global__ void __launch_bounds__(Config::kThreads, 1)
+    dcn_fprop_sm90_kernel(const __grid_constant__ FpropParams params) {
+  using Math = typename Config::Math;
+  extern __shared__ uint8_t shared_memory[];
+  const uint32_t start = ptx::shared_address(shared_memory);
+  const uint32_t aligned = (start + kTileAlignment - 1) & ~(kTileAlignment - 1u);
+  const ConvShape& shape = params.shape;
+  const FusedLayout& layout = params.layout;
+
+  const int thread = kept(threadIdx.x);
+
+  // Which part of the steps, which channels, which tiles of pixels.
+  const int32_t part = blockIdx.x % params.split_k;
+  const int32_t begin = static_cast<int64_t>(part) * layout.steps / params.split_k;
+  const int32_t end = static_cast<int64_t>(part + 1) * layout.steps / params.split_k;
+  const int32_t channel_tiles =
+      tiles_of(shape.output_channels_per_group(), Config::kTileChannels);
+  const int32_t group = blockIdx.y / channel_tiles;
+  const int32_t channel_tile = blockIdx.y - group * channel_tiles;
+  const int32_t pixel_tiles = tiles_of(params.pixels, Config::kTilePixels);
+  const int32_t first_tile = blockIdx.x / params.split_k, stride = gridDim.x / params.split_k;
+
+  const uint8_t* packed = static_cast<const uint8_t*>(params.weight) +
+                          (int64_t{blockIdx.y} * layout.steps + begin) * Config::kTileBytes;
+  typename Config::Weights weights(aligned, end - begin,
+                                   tiles_of(pixel_tiles - first_tile, stride), thread);
+  float* const bias = reinterpret_cast<float*>(shared_memory + (weights.end() - start));
+  uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
+  load_bias<Config>(params, bias, group, channel_tile);
+  typename Config::Gather gather(params, plans, group, thread);
+  const auto row_of = [&](int32_t tile) {
+    return tile_row(params, static_cast<uint32_t>(tile) * Config::kTilePixels,
+                    thread / 32 * kWarpPixels + thread % kWarpPixels);
+  };
+
+  float sums[Config::kTileChannels / 2];
+  uint32_t a[16 * weight_parts(Math::kKind)];
+#pragma unroll
+  for (uint32_t& fragment : a) fragment = 0;
+
+  bool started = false;
+  for (int32_t tile = first_tile; tile < pixel_tiles; tile += stride) {
+#pragma unroll
+    for (float& sum : sums) sum = 0.f;
+
+    for (int32_t step = begin; step < end;) {
+      const FusedStep at = step_at(layout, shape.taps(), step);
+      int32_t left = min(end - step, gather.run_length(params, at));
+      step += left;
+      gather.begin(row_of(tile), at);
+      if (!started) weights.start(packed);
+      started = true;
+#pragma unroll 1
+      while (left-- > 0) {
+        uint32_t value[4][4];
+        const uint32_t b = weights.wait();
+        if constexpr (!Config::kOverlap) ptx::wgmma_wait(sums, a);
+        gather.step(value, left > 0);
+        // Of the step before; its fragments and weight tile are free.
+        if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
+        weights.release_previous();
+        to_fragments<Math>(value, thread & 4, a);
+        ptx::wgmma_fence();
+        multiply_step<Math>(sums, a, b, Config::kTileChannels * kSliceBytes);
+        ptx::wgmma_commit();
+        weights.advance();
+      }
+    }
+    ptx::wgmma_wait(sums, a);
+
+    // Found again rather than kept: the loop above has no register to spare.
+    asm volatile("" : "+r"(tile));
+    const OutputTile<Math> out(params, bias, plans + thread / 32 * kPlanBytes, group,
+                               channel_tile * Config::kTileChannels, row_of(tile));
+    if (params.split_k == 1) {
+      store_tile<Config>(out, sums);
+    } else {
+      store_split_tile<Config>(params, out, sums, part, blockIdx.y * pixel_tiles + tile);
+    }
+  }
+}
+
+template <class Config>
+cudaError_t launch_fprop_config(FpropParams params, int multiprocessors, cudaStream_t stream) {
+  const cudaError_t error = set_up_kernel<dcn_fprop_sm90_kernel<Config>>(kFusedSharedBytes);
+  if (error != cudaSuccess) return error;
+  const ConvShape shape = params.shape;
+  const FpropTile& tile = Config::tile;
+  params.pixels = static_cast<uint32_t>(shape.output_pixels());
+  params.walk = pixel_walk(shape, tile.pixels / kWarpPixels);
+  params.kernel_width = Divisor(shape.S);
+  const int64_t channel_tiles = int64_t{shape.G} * tiles_of(shape.output_channels_per_group(), tile.channels);
+  const int64_t room = multiprocessors / channel_tiles / params.split_k;
+  const int64_t columns =
+      std::max<int64_t>(std::min(tiles_of(shape.output_pixels(), tile.pixels), room), 1);
+  const int64_t steps = tiles_of(params.layout.steps, params.split_k);
+
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t launch = {};
+  launch.gridDim = dim3(static_cast<unsigned>(columns * params.split_k),
+                        static_cast<unsigned>(channel_tiles));
+  launch.blockDim = dim3(Config::kThreads);
+  launch.dynamicSmemBytes = shared_bytes(tile, Config::Math::kKind, steps);
+  launch.stream = stream;
+  launch.attrs = attributes;
+  launch.numAttrs = 1;
+  // The kernel before packs the weight; this one plans its first samples meanwhile.
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  if (params.split_k > 1) {  // CTAs wait for one another
+    attributes[1].id = cudaLaunchAttributeCooperative;
+    attributes[1].val.cooperative = 1;
+    launch.numAttrs = 2;
+  }
+  return cudaLaunchKernelEx(&launch, dcn_fprop_sm90_kernel<Config>, params);
+}
+
+template <class Math, int... kTile>
+cudaError_t launch_fprop_tile(const FpropParams& params, int tile, int multiprocessors,
+                              cudaStream_t stream, std::integer_sequence<int, kTile...>) {
+  cudaError_t result = cudaErrorInvalidValue;  // no such tile
+  const auto launch_if = [&](auto index) {
+    if constexpr (tile_exists(kFpropTiles[index()], Math::kKind)) {
+      if (tile == index()) {
+        result = launch_fprop_config<FpropConfig<Math, index()>>(params, multiprocessors, stream);
+      }
+    }
+  };
+  (launch_if(std::integral_constant<int, kTile>{}), ...);
+  return result;
+}
+
+// Each kind of arithmetic is instantiated in a file of its own.
+template <class Math>
+cudaError_t launch_fprop_math(const FpropParams& params, int tile, int multiprocessors,
+                              cudaStream_t stream) {
+  return launch_fprop_tile<Math>(params, tile, multiprocessors, stream,
+                                 std::make_integer_sequence<int, kFpropTileCount>{});
+}
+
+}  // namespace dcn

@@ -1,0 +1,240 @@
+// From samples to fragments of A: a warp's 16 rows x 128 bytes of channels for one step.
+//
+// Lane (g, q) of a warp owns rows g and g + 8 of the matrix multiplication, and of each half slice
+// (64 bytes) the vector q. The packed weight orders gemm_k so that this vector is, as it was
+// loaded, the lane's part of two multiplications: one 16-byte load a corner, no exchange between
+// lanes, no shared memory. Odd rows load the second half first: two rows of a quad then read
+// different halves of their lines, which the L1 serves at once.
+#pragma once
+
+#include "fused_samples.cuh"
+
+namespace dcn {
+
+__device__ __forceinline__ void load_corners(const uint8_t* base, uint4 offset,
+                                             uint4 (&corner)[4]) {
+  corner[0] = __ldg(reinterpret_cast<const uint4*>(base + offset.x));
+  corner[1] = __ldg(reinterpret_cast<const uint4*>(base + offset.y));
+  corner[2] = __ldg(reinterpret_cast<const uint4*>(base + offset.z));
+  corner[3] = __ldg(reinterpret_cast<const uint4*>(base + offset.w));
+}
+
+// value[2 * row half + vector] to fragment order; a lane of an odd row has its vectors swapped. With
+// 3xTF32 the values are split in leading parts and, from a[16] on, trailing ones.
+template <class Math, int kRegisters>
+__device__ __forceinline__ void to_fragments(const uint32_t (&value)[4][4], bool odd,
+                                             uint32_t (&a)[kRegisters]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const int half = i / 8, k = i / 4 % 2, row = i % 2, late = i / 2 % 2;
+    const uint32_t v = odd ? value[2 * row + 1 - half][2 * k + late]
+                           : value[2 * row + half][2 * k + late];
+    if constexpr (weight_parts(Math::kKind) == 1) {
+      a[i] = v;
+    } else {
+      a[i] = round_to_tf32(__uint_as_float(v));
+      // Infinity leaves nothing over, and not the NaN of its difference.
+      const float left = a[i] == v ? 0.f : __uint_as_float(v) - __uint_as_float(a[i]);
+      a[16 + i] = round_to_tf32(left);
+    }
+  }
+}
+
+// The two vectors of a lane in a slice, in the order in which it loads them: bytes from the slice's
+// begin. The last slice of a block may be short; a lane without a vector reads the first one of the
+// slice instead, and clears its value.
+struct LaneVectors {
+  static __device__ __forceinline__ int32_t byte(int lane, int i) {
+    const int32_t first = lane % 4 * kVectorBytes + (lane & 4) * (kSliceBytes / 2 / 4);
+    return i == 0 ? first : first ^ (kSliceBytes / 2);
+  }
+
+  // The slice begins at `slice`, with `left` bytes of the block.
+  __device__ __forceinline__ void locate(const uint8_t* slice, int32_t left, int lane) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) at[i] = slice + byte(lane, i);
+    clip(left, lane);
+  }
+  __device__ __forceinline__ void next(int32_t left, int lane) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) at[i] += kSliceBytes;
+    if (left < kSliceBytes) clip(left, lane);
+  }
+  __device__ __forceinline__ void clip(int32_t left, int lane) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (byte(lane, i) >= left) at[i] -= byte(lane, i);
+    }
+  }
+
+  const uint8_t* at[2];
+};
+
+// The samples of a chunk of taps, as a warp plans them in shared memory.
+struct WarpPlan {
+  uint4 weight[kPlanTaps][kWarpPixels];
+  uint4 corner[kPlanTaps][kWarpPixels];
+  uint32_t outside[16];  // of a tap: bit r is set where row r is outside
+};
+static_assert(sizeof(WarpPlan) == kPlanBytes);
+
+// For offset groups as wide as a slice or wider: each sample is planned once, by the whole warp.
+template <class Math, int kRowsInFlight>
+class WideGather {
+ public:
+  __device__ __forceinline__ WideGather(const FpropParams& params, uint8_t* plans, int32_t group,
+                                        int thread)
+      : params_(params),
+        lane_(thread % 32),
+        group_(group),
+        plan_(*reinterpret_cast<WarpPlan*>(plans + thread / 32 * kPlanBytes)),
+        own_(*reinterpret_cast<WarpPlan*>(
+            plans + kept(threadIdx.x / 32 * kPlanBytes + threadIdx.x % 32 / 4 * 16))) {}
+
+  // Steps that follow one another without a new plan, from `at` on.
+  static __device__ __forceinline__ int32_t run_length(const FpropParams& params, FusedStep at) {
+    const FusedLayout& layout = params.layout;
+    const int32_t taps = min(layout.chunk_taps, params.shape.taps() - at.first_tap);
+    return (layout.slices - at.slice) * taps - (at.tap - at.first_tap);
+  }
+
+  __device__ __forceinline__ void begin(const TileRow& row, FusedStep at) {
+    const int32_t first_image = __shfl_sync(~0u, row.at.n, 0);  // of the warp
+    const int64_t image_elements =
+        int64_t{params_.shape.H} * params_.shape.W * params_.layout.channels;
+    taps_ = min(params_.layout.chunk_taps, params_.shape.taps() - at.first_tap);
+    plan_chunk(row, static_cast<uint32_t>((row.at.n - first_image) * image_elements) * kElementBytes,
+               at.block, at.first_tap);
+    tap_ = at.tap - at.first_tap;
+    const int32_t block_bytes = params_.layout.block_channels * kElementBytes;
+    left_ = block_bytes - at.slice * kSliceBytes;
+    const uint8_t* slice =
+        static_cast<const uint8_t*>(params_.input) +
+        (first_image * image_elements + group_ * params_.layout.group_channels) * kElementBytes +
+        at.block * block_bytes + at.slice * kSliceBytes;
+    vectors_.locate(slice, left_, lane_);
+    load(0);
+    if (kRowsInFlight == 2) load(1);
+  }
+
+  // The values of this step; with `more`, the loads of the next one are on their way at the end.
+  __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more) {
+    const int32_t tap = tap_;
+    const bool clears = left_ < kSliceBytes || (outside_taps_ >> tap & 1u);
+    if constexpr (kRowsInFlight == 2) {
+      advance();
+      mix(0, tap, value);
+      if (more) load(0);
+      mix(1, tap, value);
+      if (more) load(1);
+    } else {
+      mix(0, tap, value);
+      load(1);
+      mix(1, tap, value);
+      advance();
+      if (more) load(0);
+    }
+    if (clears) clear(value, tap);
+  }
+
+ private:
+  static constexpr int kElementBytes = sizeof(typename Math::Element);
+
+  // Half a warp plans a tap for all rows; all loads of offsets are issued before the first is used.
+  __device__ __forceinline__ void plan_chunk(const TileRow& row, uint32_t image_base, int32_t block,
+                                             int32_t first_tap) {
+    constexpr int kRounds = (kPlanTaps + 1) / 2;
+    const ConvShape& shape = params_.shape;
+    const int32_t own_row = lane_ % kWarpPixels, own_tap = lane_ / kWarpPixels;
+    const int32_t channel =
+        group_ * params_.layout.group_channels + block * params_.layout.block_channels;
+    const int32_t map =
+        channel / params_.layout.offset_channels * shape.taps() + first_tap + own_tap;
+    MapCursor<Math> offset(params_.offset, row.at, 2 * map), mask(params_.mask, row.at, map);
+    uint32_t dy[kRounds], dx[kRounds], modulation[kRounds];
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      dy[i] = dx[i] = modulation[i] = 0;
+      if (2 * i + own_tap < taps_) {
+        dy[i] = offset.load(0);
+        dx[i] = offset.load(1);
+        modulation[i] = mask.load(0);
+      }
+      offset.advance(4);
+      mask.advance(2);
+    }
+    const uint32_t pixel_bytes = params_.layout.channels * kElementBytes;
+    const float y = shape.origin_y(row.at.p, 0), x = shape.origin_x(row.at.q, 0);
+    __syncwarp();  // the previous plan has been read
+    uint32_t outside_rows = 0;
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const int32_t tap = first_tap + 2 * i + own_tap;
+      const int32_t r = params_.kernel_width.quotient(tap), s = tap - r * shape.S;
+      const float m = mask.absent() ? 1.f : mask.value(modulation[i]);
+      const FusedSample sample = fused_sample(
+          y + static_cast<float>(r * shape.dil_h) + offset.value(dy[i]),
+          x + static_cast<float>(s * shape.dil_w) + offset.value(dx[i]), row.exists ? m : 0.f,
+          shape.H, shape.W, shape.W * pixel_bytes, pixel_bytes, image_base);
+      const uint32_t rows = __ballot_sync(~0u, sample.outside || !row.exists);
+      if (lane_ == 2 * i) outside_rows = rows & 0xffffu;
+      if (lane_ == 2 * i + 1) outside_rows = rows >> 16;
+      if (2 * i + own_tap < kPlanTaps) {
+        plan_.weight[2 * i + own_tap][own_row] = Math::weights(sample.weight);
+        plan_.corner[2 * i + own_tap][own_row] = sample.corner;
+      }
+    }
+    if (lane_ < kPlanTaps) plan_.outside[lane_] = outside_rows;
+    outside_taps_ = __ballot_sync(~0u, outside_rows != 0);
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ void advance() {
+    if (++tap_ < taps_) return;
+    tap_ = 0;
+    left_ -= kSliceBytes;
+    vectors_.next(left_, lane_);
+  }
+
+  // Row r of this lane at the current tap and slice.
+  __device__ __forceinline__ void load(int r) {
+    const uint4 corner = own_.corner[tap_][8 * r];
+    const int slot = kRowsInFlight == 2 ? r : 0;
+    load_corners(vectors_.at[0], corner, corner_[2 * slot]);
+    load_corners(vectors_.at[1], corner, corner_[2 * slot + 1]);
+  }
+
+  __device__ __forceinline__ void mix(int r, int32_t tap, uint32_t (&value)[4][4]) const {
+    const uint4 weight = own_.weight[tap][8 * r];
+    const int slot = kRowsInFlight == 2 ? r : 0;
+    Math::mix(corner_[2 * slot], weight, value[2 * r]);
+    Math::mix(corner_[2 * slot + 1], weight, value[2 * r + 1]);
+  }
+
+  // Rows outside at `tap`, and vectors that the slice has not, are 0. (`advance` has been called.)
+  __device__ __forceinline__ void clear(uint32_t (&value)[4][4], int32_t tap) const {
+    const uint32_t rows = plan_.outside[tap] >> (lane_ / 4);
+    const int32_t left = left_ + (tap_ == 0 ? kSliceBytes : 0);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const bool outside = rows >> (i / 2 * 8) & 1u;
+      if (outside || LaneVectors::byte(lane_, i % 2) >= left) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) value[i][k] = 0;
+      }
+    }
+  }
+
+  const FpropParams& params_;
+  const int lane_;
+  const int32_t group_;
+  WarpPlan& plan_;
+  const WarpPlan& own_;    // from this lane's first row on
+  uint32_t outside_taps_;  // bit t: some row is outside
+  int32_t taps_, tap_;     // of the chunk
+  int32_t left_;           // bytes of the block from the slice on
+  LaneVectors vectors_;
+  uint4 corner_[2 * kRowsInFlight][4];
+};
+
+}  // namespace dcn

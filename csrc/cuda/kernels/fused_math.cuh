@@ -1,0 +1,159 @@
+// The arithmetic of the fused kernels per FusedMath: how four corners are mixed into a value, and
+// how values and sums are held. A vector is 16 bytes of channels, a register of a fragment 4.
+//
+// 16-bit values are mixed in packed 16-bit arithmetic, with the products of interpolation weight
+// and mask rounded once: on integer positions the weights are 0 and 1, so the value is exact.
+// Coordinates and sums over gemm_k are f32 in each.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "../../fprop_tiles.h"
+#include "ptx_sm90.cuh"
+
+namespace dcn {
+
+__device__ __forceinline__ uint32_t bits(__half2 v) { return *reinterpret_cast<uint32_t*>(&v); }
+__device__ __forceinline__ uint32_t bits(__nv_bfloat162 v) {
+  return *reinterpret_cast<uint32_t*>(&v);
+}
+
+template <typename Pair>
+__device__ __forceinline__ Pair pair_of(uint32_t bits) {
+  return *reinterpret_cast<const Pair*>(&bits);
+}
+
+__device__ __forceinline__ uint32_t register_of(const uint4& v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+// Mixes one vector of four corners, two channels at a time.
+template <typename Pair>
+__device__ __forceinline__ void mix_pairs(const uint4 (&corner)[4], uint4 weight,
+                                          uint32_t (&value)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    Pair sum = __hmul2(pair_of<Pair>(weight.x), pair_of<Pair>(register_of(corner[0], i)));
+    sum = __hfma2(pair_of<Pair>(weight.y), pair_of<Pair>(register_of(corner[1], i)), sum);
+    sum = __hfma2(pair_of<Pair>(weight.z), pair_of<Pair>(register_of(corner[2], i)), sum);
+    sum = __hfma2(pair_of<Pair>(weight.w), pair_of<Pair>(register_of(corner[3], i)), sum);
+    value[i] = bits(sum);
+  }
+}
+
+// How values of a kind are mixed (`mix`, with `weights` in the form that it takes), and how sums are
+// rounded (`pack`), loaded bits widened (`wide`) and weights prepared (`split`).
+struct MathF16 {
+  using Element = __half;
+  using Wgmma = ptx::WgmmaF16;
+  static constexpr FusedMath kKind = FusedMath::kF16;
+
+  static __device__ __forceinline__ uint4 weights(float4 w) {
+    return {bits(__float2half2_rn(w.x)), bits(__float2half2_rn(w.y)), bits(__float2half2_rn(w.z)),
+            bits(__float2half2_rn(w.w))};
+  }
+  static __device__ __forceinline__ void mix(const uint4 (&corner)[4], uint4 weight,
+                                             uint32_t (&value)[4]) {
+    mix_pairs<__half2>(corner, weight, value);
+  }
+  static __device__ __forceinline__ uint32_t pack(float a, float b) {
+    return bits(__floats2half2_rn(a, b));
+  }
+  static __device__ __forceinline__ float wide(uint32_t bits) {
+    return __half2float(__ushort_as_half(static_cast<uint16_t>(bits)));
+  }
+  template <typename Vector>
+  static __device__ __forceinline__ void split(Element weight, Vector (&part)[1], int i) {
+    part[0].lane[i] = weight;
+  }
+};
+
+struct MathBF16 {
+  using Element = __nv_bfloat16;
+  using Wgmma = ptx::WgmmaBF16;
+  static constexpr FusedMath kKind = FusedMath::kBF16;
+
+  static __device__ __forceinline__ uint4 weights(float4 w) {
+    return {bits(__float2bfloat162_rn(w.x)), bits(__float2bfloat162_rn(w.y)),
+            bits(__float2bfloat162_rn(w.z)), bits(__float2bfloat162_rn(w.w))};
+  }
+  static __device__ __forceinline__ void mix(const uint4 (&corner)[4], uint4 weight,
+                                             uint32_t (&value)[4]) {
+    mix_pairs<__nv_bfloat162>(corner, weight, value);
+  }
+  static __device__ __forceinline__ uint32_t pack(float a, float b) {
+    return bits(__floats2bfloat162_rn(a, b));
+  }
+  static __device__ __forceinline__ float wide(uint32_t bits) {
+    return __uint_as_float(bits << 16);
+  }
+  template <typename Vector>
+  static __device__ __forceinline__ void split(Element weight, Vector (&part)[1], int i) {
+    part[0].lane[i] = weight;
+  }
+};
+
+__device__ __forceinline__ uint32_t round_to_tf32(float v) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(v));
+  return rounded;
+}
+
+// f32 values; 3xTF32 splits them later, and needs them unrounded.
+template <FusedMath kKind_>
+struct MathF32 {
+  using Element = float;
+  using Wgmma = ptx::WgmmaTF32;
+  static constexpr FusedMath kKind = kKind_;
+
+  static __device__ __forceinline__ uint4 weights(float4 w) {
+    return {__float_as_uint(w.x), __float_as_uint(w.y), __float_as_uint(w.z), __float_as_uint(w.w)};
+  }
+  static __device__ __forceinline__ void mix(const uint4 (&corner)[4], uint4 weight,
+                                             uint32_t (&value)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float sum = __uint_as_float(weight.x) * __uint_as_float(register_of(corner[0], i));
+      sum = fmaf(__uint_as_float(weight.y), __uint_as_float(register_of(corner[1], i)), sum);
+      sum = fmaf(__uint_as_float(weight.z), __uint_as_float(register_of(corner[2], i)), sum);
+      sum = fmaf(__uint_as_float(weight.w), __uint_as_float(register_of(corner[3], i)), sum);
+      value[i] = kKind == FusedMath::kTf32 ? round_to_tf32(sum) : __float_as_uint(sum);
+    }
+  }
+  // A weight as the tensor cores take it; infinity leaves nothing over.
+  template <typename Vector, int kParts>
+  static __device__ __forceinline__ void split(float weight, Vector (&part)[kParts], int i) {
+    const float leading = __uint_as_float(round_to_tf32(weight));
+    part[0].lane[i] = leading;
+    if constexpr (kParts == 2) {
+      const float left = leading == weight ? 0.f : weight - leading;
+      part[1].lane[i] = __uint_as_float(round_to_tf32(left));
+    }
+  }
+};
+using MathTf32 = MathF32<FusedMath::kTf32>;
+using Math3xTf32 = MathF32<FusedMath::k3xTf32>;
+
+// One step's multiplications: a[4 * k ...] with the k-th 32 bytes of the weight tile's rows. With
+// 3xTF32, a[16 ...] and the second half of the tile hold the trailing parts, and small products
+// are added first.
+template <class Math, int kSums>
+__device__ __forceinline__ void multiply(float (&sums)[kSums], const uint32_t* a, uint32_t tile) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    Math::Wgmma::mma(sums, a[4 * k], a[4 * k + 1], a[4 * k + 2], a[4 * k + 3],
+                     ptx::tile_descriptor(tile) + 2 * k);
+  }
+}
+template <class Math, int kSums, int kRegisters>
+__device__ __forceinline__ void multiply_step(float (&sums)[kSums], const uint32_t (&a)[kRegisters],
+                                              uint32_t tile, uint32_t part_bytes) {
+  if constexpr (weight_parts(Math::kKind) == 2) {
+    multiply<Math>(sums, a + 16, tile);
+    multiply<Math>(sums, a, tile + part_bytes);
+  }
+  multiply<Math>(sums, a, tile);
+}
+
+}  // namespace dcn

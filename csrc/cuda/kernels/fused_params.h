@@ -1,0 +1,64 @@
+// What travels to the kernels of the fused algorithm, and their launchers; see params.h.
+#pragma once
+
+#include "../../fast_divide.h"
+#include "../../fused_layout.h"
+#include "../../fprop_tiles.h"
+#include "params.h"
+
+namespace dcn {
+
+// The weight in the order of the steps: [G, tiles of K/G, steps, tile rows, 128 bytes], for 3xTF32
+// two such tiles a step (leading and trailing parts).
+struct PackWeightParams {
+  ConvShape shape;
+  FusedLayout layout;
+  FusedMath math;
+  const void* weight;  // [K, C/G, R, S]
+  int64_t stride_k, stride_c, stride_r, stride_s;
+  int32_t tile_channels;
+  void* packed;
+  int32_t* arrivals;  // zeroed, or null
+  int32_t arrival_count;
+};
+
+// How a row of a tile is found in the output; made by pixel_walk (fused_samples.cuh).
+struct PixelWalk {
+  uint32_t cell_height, last_strip;
+  Divisor image, strip, cell, last_cell;
+};
+
+struct FpropParams {
+  ConvShape shape;
+  FusedLayout layout;
+  uint32_t pixels;  // of the output; the launcher sets this, the walk and the divisor
+  PixelWalk walk;
+  Divisor kernel_width;
+  const void* input;  // [N, H, W, layout.channels], vectors aligned
+  SamplingMap offset, mask;
+  const void* weight;  // packed
+  const void* bias;    // [K], or null
+  void* output;        // [N, P, Q, K], or [N, K, P, Q] where nchw
+  bool nchw;
+  int32_t split_k;    // CTAs that share a tile, each with a part of the steps
+  float* partial;     // sums that they exchange; null without a split
+  int32_t* arrivals;  // of CTAs at a tile, zero at the start
+};
+
+// NHWC [pixels, C] to [pixels, layout.channels], zeros where the layout pads.
+struct PadChannelsParams {
+  const void* from;
+  void* to;
+  int32_t element_bytes;
+  int64_t pixels;
+  int32_t channels;
+  FusedLayout layout;
+};
+
+cudaError_t launch_pad_channels(const PadChannelsParams& params, cudaStream_t stream);
+cudaError_t launch_pack_weight(const PackWeightParams& params, cudaStream_t stream);
+// `tile` is an index of kFpropTiles.
+cudaError_t launch_fprop_sm90(const FpropParams& params, FusedMath math, int tile,
+                              int multiprocessors, cudaStream_t stream);
+
+}  // namespace dcn

@@ -1,0 +1,143 @@
+// Samples as the fused kernels plan them: where a row of a tile is, and what one sample reads.
+//
+// A sample reads four corners always, without a test in the main loop, and never a pixel that it
+// does not touch: a corner outside the image is replaced by its neighbour inside, and the two share
+// its weight in halves. (A weight of 0 on some other pixel would turn an Inf there into NaN.) A
+// sample outside as a whole has weights of 0 or NaN on a pixel that is not its own; where it is 0
+// its value is cleared afterwards (`outside`).
+#pragma once
+
+#include "fused_math.cuh"
+#include "fused_params.h"
+#include "sampling.cuh"
+
+namespace dcn {
+
+// The walk over output pixels: tiles go through an image in cells of `cell_height` rows of 16
+// pixels, so that a tile's samples meet in the L1. The last strip of cells may be lower, the last
+// cell of a strip narrower.
+inline PixelWalk pixel_walk(const ConvShape& shape, uint32_t cell_height) {
+  const uint32_t last_height = (shape.P - 1) % cell_height + 1;
+  PixelWalk walk;
+  walk.cell_height = cell_height;
+  walk.last_strip = (shape.P - 1) / cell_height;
+  walk.image = Divisor(shape.output_pixels_per_image());
+  walk.strip = Divisor(cell_height * shape.Q);
+  walk.cell = Divisor(cell_height * kWarpPixels);
+  walk.last_cell = Divisor(last_height * kWarpPixels);
+  return walk;
+}
+
+__device__ __forceinline__ OutputPixel pixel_at(const ConvShape& shape, const PixelWalk& walk,
+                                                uint32_t index) {
+  const uint32_t n = walk.image.quotient(index);
+  uint32_t rest = index - n * walk.image.value;
+  const uint32_t strip = walk.strip.quotient(rest);
+  rest -= strip * walk.strip.value;
+  const Divisor& cells = strip == walk.last_strip ? walk.last_cell : walk.cell;
+  const uint32_t cell = cells.quotient(rest);
+  rest -= cell * cells.value;
+  const uint32_t left = cell * kWarpPixels;
+  const uint32_t width = min(uint32_t{kWarpPixels}, shape.Q - left);
+  // Below 2^12: a quotient of floats is exact enough.
+  const uint32_t row = static_cast<uint32_t>(__fdividef(rest + 0.5f, width));
+  return {static_cast<int32_t>(n), static_cast<int32_t>(strip * walk.cell_height + row),
+          static_cast<int32_t>(left + rest - row * width)};
+}
+
+// A warp multiplies 16 rows of a tile, pixels of the output: lane (g, q) = (lane / 4, lane % 4)
+// holds vectors of rows g and g + 8. This is the output pixel of a row.
+struct TileRow {
+  OutputPixel at;
+  bool exists;  // false beyond the last pixel; `at` is then the last
+};
+
+__device__ __forceinline__ TileRow tile_row(const FpropParams& params, uint32_t first, uint32_t row) {
+  const uint32_t index = first + row;
+  return {pixel_at(params.shape, params.walk, min(index, params.pixels - 1)), index < params.pixels};
+}
+
+struct FusedSample {
+  uint4 corner;  // byte offsets of the four corners from `image_base`
+  float4 weight;
+  bool outside;  // worth 0, whatever is read
+};
+
+// make_sample (bilinear.h) without a branch, for coordinates below 2^22: y + 1.5 * 2^23, rounded
+// down, holds floor(y) in its last bits.
+__device__ __forceinline__ FusedSample fused_sample(float y, float x, float mask, int32_t H,
+                                                    int32_t W, uint32_t row_bytes,
+                                                    uint32_t pixel_bytes, uint32_t image_base) {
+  constexpr float kFloor = 12582912.f;
+  constexpr int32_t kFloorBits = 0x4B400000;
+  FusedSample result;
+  const bool inside = y > -1.f && y < H && x > -1.f && x < W;
+  const bool defined = y == y && x == x;
+  // Outside: 0 * mask, or NaN for a coordinate that is; on the first pixel.
+  const float fill = defined ? 0.f : __int_as_float(0x7fffffff);
+  const float m = inside ? mask : mask * fill;
+  result.outside = !inside && m == 0.f;
+  y = inside ? y : 0.f;
+  x = inside ? x : 0.f;
+  const float floor_y = __fadd_rd(y, kFloor), floor_x = __fadd_rd(x, kFloor);
+  const int32_t y0 = __float_as_int(floor_y) - kFloorBits;
+  const int32_t x0 = __float_as_int(floor_x) - kFloorBits;
+  const float ly = y - (floor_y - kFloor), lx = x - (floor_x - kFloor);
+  // Both rows (columns) of corners inside, or one of them twice.
+  const bool two_rows = static_cast<uint32_t>(y0) < static_cast<uint32_t>(H - 1);
+  const bool two_columns = static_cast<uint32_t>(x0) < static_cast<uint32_t>(W - 1);
+  const float half_y = 0.5f * (y0 < 0 ? ly : 1.f - ly), half_x = 0.5f * (x0 < 0 ? lx : 1.f - lx);
+  const float top = m * (two_rows ? 1.f - ly : half_y), bottom = m * (two_rows ? ly : half_y);
+  const float left = two_columns ? 1.f - lx : half_x, right = two_columns ? lx : half_x;
+  result.weight = {top * left, top * right, bottom * left, bottom * right};
+  const uint32_t row0 = image_base + max(y0, 0) * row_bytes;
+  const uint32_t row1 = two_rows ? row0 + row_bytes : row0;
+  const uint32_t column0 = max(x0, 0) * pixel_bytes;
+  const uint32_t column1 = two_columns ? column0 + pixel_bytes : column0;
+  result.corner = {row0 + column0, row0 + column1, row1 + column0, row1 + column1};
+  return result;
+}
+
+// A map at one output pixel, channel by channel. Values are f32, or of the image's 16-bit type.
+// Loading and reading are apart, so that many loads are on their way before one is waited for.
+template <class Math>
+class MapCursor {
+ public:
+  __device__ __forceinline__ MapCursor(const SamplingMap& map, OutputPixel at, int32_t channel)
+      : narrow_(sizeof(Element) == 2 && map.dtype != Dtype::kF32), absent_(map.data == nullptr) {
+    const int size = narrow_ ? 2 : 4;
+    step_ = int64_t{map.stride_c} * size;
+    at_ = static_cast<const uint8_t*>(map.data) + map_index(map, at, 0) * size + channel * step_;
+  }
+
+  // The value `ahead` channels further on, 0 where a map is absent.
+  __device__ __forceinline__ uint32_t load(int ahead) const {
+    const uint8_t* from = at_ + ahead * step_;
+    if (absent_) return 0;
+    if (narrow_) return __ldg(reinterpret_cast<const uint16_t*>(from));
+    return __ldg(reinterpret_cast<const uint32_t*>(from));
+  }
+  __device__ __forceinline__ float value(uint32_t loaded) const {
+    if constexpr (sizeof(Element) == 2) {
+      if (narrow_) return Math::wide(loaded);
+    }
+    return __uint_as_float(loaded);
+  }
+  __device__ __forceinline__ bool absent() const { return absent_; }
+  __device__ __forceinline__ void advance(int channels) { at_ += channels * step_; }
+
+ private:
+  using Element = typename Math::Element;
+  const bool narrow_, absent_;
+  const uint8_t* at_;
+  int64_t step_;  // bytes to the next channel
+};
+
+// A number that the compiler must keep in a register: one that is found again from the thread's
+// index costs each step its latency.
+__device__ __forceinline__ int kept(int value) {
+  asm volatile("shfl.sync.idx.b32 %0, %0, %1, 31, 0xffffffff;" : "+r"(value) : "r"(threadIdx.x & 31));
+  return value;
+}
+
+}  // namespace dcn

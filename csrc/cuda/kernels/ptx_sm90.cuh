@@ -1,0 +1,152 @@
+// The instructions of compute capability 9.0 that CUDA C++ has no name for: barriers in shared
+// memory, bulk copies, dependent launches, and the warpgroup's matrix multiplication.
+#pragma once
+
+#include <cstdint>
+
+namespace dcn::ptx {
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+// Makes initialised barriers visible to the copy engine.
+__device__ __forceinline__ void barrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t phase) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again_%=:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again_%=;\n"
+      "}" ::"r"(barrier),
+      "r"(phase)
+      : "memory");
+}
+
+// One contiguous copy from global to shared memory; the barrier completes when its bytes are there.
+__device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_t bytes,
+                                          uint32_t barrier) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+// Programmatic dependent launch: the next kernel of the stream may start now; wait until the
+// previous one has ended and its writes are visible. Older devices start kernels one by one.
+__device__ __forceinline__ void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous_grid() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+// Counts a CTA in global memory: what its threads wrote before their barrier is visible to whoever
+// reads the count.
+__device__ __forceinline__ void arrive_at(int32_t* count) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(count) : "memory");
+}
+__device__ __forceinline__ int32_t arrived_at(const int32_t* count) {
+  int32_t arrived;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(arrived) : "l"(count) : "memory");
+  return arrived;
+}
+
+__device__ __forceinline__ void wgmma_fence() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wgmma_commit() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+// Waits for every multiplication of this warpgroup, and tells the compiler that the accumulators
+// and the fragments were in use until here.
+template <int kSums, int kFragments>
+__device__ __forceinline__ void wgmma_wait(float (&sums)[kSums], uint32_t (&a)[kFragments]) {
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#pragma unroll
+  for (int i = 0; i < kFragments; ++i) asm volatile("" : "+r"(a[i])::"memory");
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+// Descriptor of a tile of rows of 128 bytes in shared memory, swizzled, gemm_k along the row. A
+// multiplication further along gemm_k adds its byte offset / 16.
+__device__ __forceinline__ uint64_t tile_descriptor(uint32_t tile) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  constexpr uint64_t kEightRows = uint64_t{1024 / 16} << 32;  // stride between groups of 8 rows
+  constexpr uint64_t kUnusedLeading = uint64_t{1} << 16;
+  return kSwizzle128 | kEightRows | kUnusedLeading | ((tile & 0x3ffff) >> 4);
+}
+
+// wgmma with A in registers, B by descriptor, sums in f32. `SHAPE` is "k16.f32.f16.f16" or the
+// like, `TAIL` the flags: accumulate, signs, and for 16-bit types no transposition.
+#define DCN_SUMS8(i)                                                                              \
+  "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]),      \
+      "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
+#define DCN_SUMS32(i) DCN_SUMS8(i), DCN_SUMS8(i + 8), DCN_SUMS8(i + 16), DCN_SUMS8(i + 24)
+#define DCN_REGISTERS_0_31                                                                        \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25" \
+  ",%26,%27,%28,%29,%30,%31"
+#define DCN_REGISTERS_32_63                                                                       \
+  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,"  \
+  "%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define DCN_REGISTERS_64_127                                                                      \
+  "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,"  \
+  "%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,"  \
+  "%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,"    \
+  "%126,%127"
+#define DCN_A_AND_B "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b)
+#define DCN_WGMMA(NAME, SHAPE, TAIL)                                                              \
+  struct NAME {                                                                                   \
+    static __device__ __forceinline__ void mma(float (&sums)[32], uint32_t a0, uint32_t a1,       \
+                                               uint32_t a2, uint32_t a3, uint64_t b) {            \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n64" SHAPE " {" DCN_REGISTERS_0_31            \
+                   "}, {%32,%33,%34,%35}, %36, " TAIL ";"                                         \
+                   : DCN_SUMS32(0)                                                                \
+                   : DCN_A_AND_B);                                                                \
+    }                                                                                             \
+    static __device__ __forceinline__ void mma(float (&sums)[64], uint32_t a0, uint32_t a1,       \
+                                               uint32_t a2, uint32_t a3, uint64_t b) {            \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n128" SHAPE " {" DCN_REGISTERS_0_31           \
+                   "," DCN_REGISTERS_32_63 "}, {%64,%65,%66,%67}, %68, " TAIL ";"                 \
+                   : DCN_SUMS32(0), DCN_SUMS32(32)                                                \
+                   : DCN_A_AND_B);                                                                \
+    }                                                                                             \
+    static __device__ __forceinline__ void mma(float (&sums)[128], uint32_t a0, uint32_t a1,      \
+                                               uint32_t a2, uint32_t a3, uint64_t b) {            \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n256" SHAPE " {" DCN_REGISTERS_0_31           \
+                   "," DCN_REGISTERS_32_63 "," DCN_REGISTERS_64_127                               \
+                   "}, {%128,%129,%130,%131}, %132, " TAIL ";"                                    \
+                   : DCN_SUMS32(0), DCN_SUMS32(32), DCN_SUMS32(64), DCN_SUMS32(96)                \
+                   : DCN_A_AND_B);                                                                \
+    }                                                                                             \
+  };
+
+DCN_WGMMA(WgmmaF16, "k16.f32.f16.f16", "1, 1, 1, 0")
+DCN_WGMMA(WgmmaBF16, "k16.f32.bf16.bf16", "1, 1, 1, 0")
+DCN_WGMMA(WgmmaTF32, "k8.f32.tf32.tf32", "1, 1, 1")
+
+#undef DCN_WGMMA
+#undef DCN_A_AND_B
+#undef DCN_REGISTERS_64_127
+#undef DCN_REGISTERS_32_63
+#undef DCN_REGISTERS_0_31
+#undef DCN_SUMS32
+#undef DCN_SUMS8
+
+}  // namespace dcn::ptx

@@ -1,0 +1,35 @@
+// The fused algorithm's part of the plan: which tile, and how many CTAs share one.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "shape.h"
+
+namespace dcn {
+
+// How the tensor cores multiply. f32 is tf32 where the caller's switch allows it, otherwise three
+// tf32 products of leading and trailing parts, which keep f32's accuracy.
+enum class FusedMath { kF16, kBF16, kTf32, k3xTf32 };
+const char* name_of(FusedMath math);
+constexpr int element_bytes(FusedMath math) {
+  return math == FusedMath::kF16 || math == FusedMath::kBF16 ? 2 : 4;
+}
+// What the plan says of a fused call.
+struct FusedPlan {
+  FusedMath math = FusedMath::kF16;
+  int tile = -1;  // of kFpropTiles
+  int split_k = 1;
+  int64_t packed_bytes = 0;   // of the weight
+  int64_t partial_bytes = 0;  // sums that CTAs of one tile exchange
+  int64_t arrivals = 0;       // counters
+};
+
+// The tile and the split: the given ones (-1, 0: free), or the quickest by the estimate.
+FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, int multiprocessors, int tile,
+                             int split_k);
+
+// Empty, or why the forward pass of this shape is not for fused.
+std::string why_not_fused(const ConvShape& shape, FusedMath math);
+
+}  // namespace dcn
