@@ -29,9 +29,12 @@ constexpr FpropTile kFpropTiles[] = {
     {64, 64, false, 0, 2},
     {256, 64, false, 0, 1},
     {256, 64, false, 4, 1},
+    {128, 64, false, 4, 2},
     {128, 128, false, 4, 2},
-    {256, 128, false, 4, 1},
     {128, 256, false, 3, 2},
+    {192, 64, true, 4, 1},
+    {128, 64, true, 4, 1},
+    {128, 128, true, 4, 1},
 };
 constexpr int kFpropTileCount = sizeof(kFpropTiles) / sizeof(kFpropTiles[0]);
 
@@ -47,13 +50,15 @@ constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {
 }
 constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t steps) {
   const int64_t weight_tiles = tile.stages == 0 ? steps : tile.stages;
-  const int plans = tile.narrow ? 0 : tile.pixels / kWarpPixels;
+  const int plans = tile.pixels / kWarpPixels;
   return kTileAlignment + weight_tiles * weight_tile_bytes(tile, math) + kBarrierBytes +
          tile.channels * 4 + plans * kPlanBytes;  // the bias lies between
 }
-// A tile exists for a kind of arithmetic where its stages fit.
+// A tile exists for a kind of arithmetic where its stages fit, and for 3xTF32 where registers hold
+// twice the fragments and the sums.
 constexpr bool tile_exists(const FpropTile& tile, FusedMath math) {
-  return shared_bytes(tile, math, 1) <= kFusedSharedBytes;
+  const bool registers = math != FusedMath::k3xTf32 || tile.pixels <= 128;
+  return registers && shared_bytes(tile, math, 1) <= kFusedSharedBytes;
 }
 
 }  // namespace dcn

@@ -80,8 +80,6 @@ FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, int multipr
 
 std::string why_not_fused(const ConvShape& shape, FusedMath math) {
   if (shape.input_pixels() == 0 || shape.output_pixels() == 0) return "fused has no use for an empty batch or image";
-  const FusedLayout layout = fused_layout(shape, element_bytes(math));
-  if (layout.narrow) return "fused needs offset groups of at least 128 bytes of channels";
   return "";
 }
 

@@ -37,11 +37,12 @@ SamplingMap sampling_map(const OptionalTensor& tensor) {
           static_cast<int32_t>(tensor->stride(3))};
 }
 
-// Kernels read offset and mask through their strides. Only where these leave 32 bits inside an
-// image is a copy made.
+// Kernels read offset and mask through their strides. Only where these, in bytes, leave 32 bits
+// inside an image is a copy made.
 Tensor with_short_strides(const Tensor& tensor) {
   for (int dim = 1; dim < 4; ++dim) {
-    if (tensor.stride(dim) > std::numeric_limits<int32_t>::max()) return tensor.contiguous();
+    const int64_t bytes = tensor.stride(dim) * tensor.element_size();
+    if (bytes > std::numeric_limits<int32_t>::max()) return tensor.contiguous();
   }
   return tensor;
 }

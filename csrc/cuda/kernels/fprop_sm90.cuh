@@ -21,6 +21,7 @@
 #include "fprop_epilogue.cuh"
 #include "fused_gather.cuh"
 #include "kernel_setup.h"
+#include "narrow_gather.cuh"
 #include "weight_tiles.cuh"
 
 namespace dcn {
@@ -32,13 +33,32 @@ struct FpropConfig {
   static constexpr int kTileChannels = tile.channels;
   static constexpr int kTilePixels = tile.pixels;
   static constexpr int kThreads = 2 * kTilePixels;
-  // Values are mixed while the step before is multiplied, where registers allow it.
-  static constexpr bool kOverlap = tile.rows_in_flight == 2;
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
-  using Gather = WideGather<Math, tile.rows_in_flight>;
+  static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
+  static constexpr int kRowsInFlight = kExactSums ? 1 : tile.rows_in_flight;
+  // Values are mixed while the step before is multiplied, where registers allow it.
+  static constexpr bool kOverlap = kRowsInFlight == 2;
+  using Gather =
+      std::conditional_t<tile.narrow, NarrowGather<Math>, WideGather<Math, kRowsInFlight>>;
   using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes>,
                                      WeightRing<kTileBytes, tile.stages, kThreads / 32>>;
 };
+
+// Tensor cores cut off what a sum cannot hold, always towards zero: the error grows with gemm_k. So
+// where f32's accuracy is asked for, their sums run over a few steps only, and are added up by
+// rounding additions.
+constexpr int kStepsPerSum = 4;
+
+template <class Config, int kTotals, int kSums>
+__device__ __forceinline__ void add_to(float (&totals)[kTotals], float (&sums)[kSums]) {
+  if constexpr (Config::kExactSums) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      totals[i] += sums[i];
+      sums[i] = 0.f;
+    }
+  }
+}
 
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
@@ -77,6 +97,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   };
 
   float sums[Config::kTileChannels / 2];
+  float totals[Config::kExactSums ? Config::kTileChannels / 2 : 1];
   uint32_t a[16 * weight_parts(Math::kKind)];
 #pragma unroll
   for (uint32_t& fragment : a) fragment = 0;
@@ -85,6 +106,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   for (int32_t tile = first_tile; tile < pixel_tiles; tile += stride) {
 #pragma unroll
     for (float& sum : sums) sum = 0.f;
+#pragma unroll
+    for (float& total : totals) total = 0.f;
 
     for (int32_t step = begin; step < end;) {
       const FusedStep at = step_at(layout, shape.taps(), step);
@@ -98,6 +121,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         uint32_t value[4][4];
         const uint32_t b = weights.wait();
         if constexpr (!Config::kOverlap) ptx::wgmma_wait(sums, a);
+        if (Config::kExactSums && left % kStepsPerSum == 0) add_to<Config>(totals, sums);
         gather.step(value, left > 0);
         // Of the step before; its fragments and weight tile are free.
         if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
@@ -110,6 +134,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       }
     }
     ptx::wgmma_wait(sums, a);
+    if constexpr (Config::kExactSums) {
+      add_to<Config>(totals, sums);
+#pragma unroll
+      for (int i = 0; i < Config::kTileChannels / 2; ++i) sums[i] = totals[i];
+    }
 
     // Found again rather than kept: the loop above has no register to spare.
     asm volatile("" : "+r"(tile));
@@ -132,6 +161,7 @@ cudaError_t launch_fprop_config(FpropParams params, int multiprocessors, cudaStr
   params.pixels = static_cast<uint32_t>(shape.output_pixels());
   params.walk = pixel_walk(shape, tile.pixels / kWarpPixels);
   params.kernel_width = Divisor(shape.S);
+  params.offset_group = Divisor(params.layout.offset_channels);
   const int64_t channel_tiles = int64_t{shape.G} * tiles_of(shape.output_channels_per_group(), tile.channels);
   const int64_t room = multiprocessors / channel_tiles / params.split_k;
   const int64_t columns =

@@ -31,9 +31,9 @@ struct PixelWalk {
 struct FpropParams {
   ConvShape shape;
   FusedLayout layout;
-  uint32_t pixels;  // of the output; the launcher sets this, the walk and the divisor
+  uint32_t pixels;  // of the output; the launcher sets this, the walk and the divisors
   PixelWalk walk;
-  Divisor kernel_width;
+  Divisor kernel_width, offset_group;
   const void* input;  // [N, H, W, layout.channels], vectors aligned
   SamplingMap offset, mask;
   const void* weight;  // packed
