@@ -9,7 +9,9 @@
 namespace dcn {
 namespace {
 
-constexpr int kMostParts = 4;
+// Positions are floored by an addition that holds whole numbers up to here.
+constexpr int32_t kMostCoordinate = 1 << 22;
+constexpr int64_t kMostGridRows = 1 << 16;
 
 struct Candidate {
   int tile, split_k;
@@ -72,14 +74,40 @@ FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, int multipr
   best.math = math;
   best.packed_bytes = channel_tiles * layout.steps * weight_tile_bytes(chosen, math);
   if (best.split_k > 1) {
-    best.arrivals = pixel_tiles * channel_tiles;
-    best.partial_bytes = best.arrivals * (best.split_k - 1) * chosen.pixels * chosen.channels * 4;
+    const int64_t tiles = pixel_tiles * channel_tiles;
+    best.counter_bytes = tiles * sizeof(SplitTile);
+    best.partial_bytes = tiles * (best.split_k - 1) * chosen.pixels * chosen.channels * 4;
   }
   return best;
 }
 
 std::string why_not_fused(const ConvShape& shape, FusedMath math) {
-  if (shape.input_pixels() == 0 || shape.output_pixels() == 0) return "fused has no use for an empty batch or image";
+  constexpr int64_t k32Bits = int64_t{1} << 32;
+  const auto says = [](const std::string& what, int64_t limit, int64_t value) {
+    return "fused needs " + what + " below " + std::to_string(limit) + ", but the call has " +
+           std::to_string(value);
+  };
+  if (shape.input_pixels() == 0 || shape.output_pixels() == 0) {
+    return "fused has nothing to do for an empty batch or image";
+  }
+  if (shape.output_pixels() >= k32Bits / 2) {
+    return says("a number of output pixels", k32Bits / 2, shape.output_pixels());
+  }
+  if (std::max(shape.H, shape.W) >= kMostCoordinate) {
+    return says("image sides", kMostCoordinate, std::max(shape.H, shape.W));
+  }
+  // A warp addresses the images that its pixels lie in with 32 bits.
+  const FusedLayout layout = fused_layout(shape, element_bytes(math));
+  const int64_t image = int64_t{shape.H} * shape.W * layout.channels * element_bytes(math);
+  const int64_t met = tiles_of(kWarpPixels - 1, shape.output_pixels_per_image()) + 1;
+  const int64_t images = std::min<int64_t>(met, shape.N);
+  if (image * images >= k32Bits) {
+    return says("the bytes of the images that 16 output pixels meet", k32Bits, image * images);
+  }
+  const int64_t channel_tiles = shape.G * tiles_of(shape.output_channels_per_group(), 64);
+  if (channel_tiles >= kMostGridRows) {
+    return says("a number of tiles of output channels", kMostGridRows, channel_tiles);
+  }
   return "";
 }
 

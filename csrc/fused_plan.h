@@ -21,8 +21,8 @@ struct FusedPlan {
   int tile = -1;  // of kFpropTiles
   int split_k = 1;
   int64_t packed_bytes = 0;   // of the weight
-  int64_t partial_bytes = 0;  // sums that CTAs of one tile exchange
-  int64_t arrivals = 0;       // counters
+  int64_t partial_bytes = 0;  // sums that CTAs of one tile leave for the last of them
+  int64_t counter_bytes = 0;  // SplitTile of each tile
 };
 
 // The tile and the split: the given ones (-1, 0: free), or the quickest by the estimate.

@@ -124,7 +124,7 @@ Plan plan_fused(const PlanRequest& request) {
                                   request.forced ? request.forced->tile : -1,
                                   request.forced ? request.forced->split_k : 0);
   plan.workspace_bytes =
-      plan.fused.packed_bytes + plan.fused.partial_bytes + plan.fused.arrivals * 4;
+      plan.fused.packed_bytes + plan.fused.partial_bytes + plan.fused.counter_bytes;
   return plan;
 }
 

@@ -48,11 +48,11 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias,
   const auto stream = c10::cuda::getCurrentCUDAStream();
   const Tensor input = padded_nhwc(call.input, call.shape, layout);
   const Tensor workspace = at::empty(
-      {aligned(plan.packed_bytes) + aligned(plan.partial_bytes) + plan.arrivals * 4},
+      {aligned(plan.packed_bytes) + aligned(plan.partial_bytes) + plan.counter_bytes},
       output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
   auto* const bytes = static_cast<uint8_t*>(workspace.mutable_data_ptr());
   auto* const partial = bytes + aligned(plan.packed_bytes);
-  auto* const arrivals = reinterpret_cast<int32_t*>(partial + aligned(plan.partial_bytes));
+  auto* const counters = partial + aligned(plan.partial_bytes);
 
   PackWeightParams pack{};
   pack.shape = call.shape;
@@ -65,8 +65,8 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias,
   pack.stride_s = call.weight.stride(3);
   pack.tile_channels = kFpropTiles[plan.tile].channels;
   pack.packed = bytes;
-  pack.arrivals = arrivals;
-  pack.arrival_count = static_cast<int32_t>(plan.arrivals);
+  pack.counters = reinterpret_cast<int32_t*>(counters);
+  pack.counter_count = static_cast<int32_t>(plan.counter_bytes / sizeof(int32_t));
   C10_CUDA_CHECK(launch_pack_weight(pack, stream));
 
   FpropParams params{};
@@ -81,7 +81,7 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias,
   params.nchw = !output.is_contiguous(at::MemoryFormat::ChannelsLast);
   params.split_k = plan.split_k;
   params.partial = reinterpret_cast<float*>(partial);
-  params.arrivals = arrivals;
+  params.split_tiles = reinterpret_cast<SplitTile*>(counters);
   C10_CUDA_CHECK(launch_fprop_sm90(params, plan.math, plan.tile, call.multiprocessors, stream));
 }
 

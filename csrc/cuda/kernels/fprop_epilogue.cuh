@@ -126,50 +126,68 @@ __device__ __forceinline__ void store_tile(const OutputTile<typename Config::Mat
   }
 }
 
-// split_k CTAs hold sums of this tile. Each keeps the stores that fall to it and hands over the
-// others; once all have arrived it adds up its own in the order of the parts. Cooperative launch:
-// all CTAs are resident, so waiting ends.
+// split_k CTAs hold sums of this tile. Each draws a ticket: the first ones leave their sums in memory
+// and go on, the last one adds them up, in the order of the parts (same bits each run), and stores.
+// It waits for CTAs that have drawn a ticket before it, so are running and wait for nobody.
 template <class Config>
 __device__ __forceinline__ void store_split_tile(const FpropParams& params,
                                                  const OutputTile<typename Config::Math>& out,
                                                  const float (&sums)[Config::kTileChannels / 2],
                                                  int32_t part, int32_t tile) {
   constexpr int kStores = Config::kTileChannels / kChannelsPerStore;
-  const int32_t parts = params.split_k, share = (kStores + parts - 1) / parts;
-  // [tile][store][other parts][4][thread]
-  float4* exchange = reinterpret_cast<float4*>(params.partial) +
-                     int64_t{tile} * kStores * (parts - 1) * 4 * Config::kThreads + threadIdx.x;
-  const auto slot = [&](int j, int32_t from) {
-    const int32_t owner = j / share;
-    return exchange + int64_t{j * (parts - 1) + (from > owner ? from - 1 : from)} * 4 * Config::kThreads;
+  const int32_t parts = params.split_k;
+  SplitTile* const shared_tile = params.split_tiles + tile;
+  // [tile][ticket][store][4][thread]
+  float4* const left_sums = reinterpret_cast<float4*>(params.partial) +
+                            int64_t{tile} * (parts - 1) * kStores * 4 * Config::kThreads +
+                            threadIdx.x;
+  const auto left_by = [&](int32_t ticket, int j, int i) {
+    return left_sums + ((int64_t{ticket} * kStores + j) * 4 + i) * Config::kThreads;
   };
-#pragma unroll
-  for (int j = 0; j < kStores; ++j) {
-    if (j / share == part) continue;
-    float4* to = slot(j, part);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* from = sums + j * kSumsPerStore + 4 * i;
-      __stcg(to + i * Config::kThreads, make_float4(from[0], from[1], from[2], from[3]));
-    }
-  }
-  __syncthreads();
+
+  __shared__ int32_t drawn;
   if (threadIdx.x == 0) {
-    ptx::arrive_at(params.arrivals + tile);
-    while (ptx::arrived_at(params.arrivals + tile) < parts) {
+    drawn = atomicAdd(&shared_tile->tickets, 1);
+    if (drawn == parts - 1) {
+      while (ptx::arrived_at(&shared_tile->left) < parts - 1) {
+      }
+    } else {
+      shared_tile->part_of_ticket[drawn] = part;
     }
   }
   __syncthreads();
+  const int32_t ticket = drawn;
+  if (ticket < parts - 1) {
+#pragma unroll
+    for (int j = 0; j < kStores; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* from = sums + j * kSumsPerStore + 4 * i;
+        __stcg(left_by(ticket, j, i), make_float4(from[0], from[1], from[2], from[3]));
+      }
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) ptx::arrive_at(&shared_tile->left);
+    return;
+  }
+  int32_t ticket_of[kMostParts] = {};  // of a part; this CTA's own is not looked up
+#pragma unroll
+  for (int t = 0; t < kMostParts - 1; ++t) {
+    const int32_t whose = t < parts - 1 ? __ldcg(shared_tile->part_of_ticket + t) : -1;
+#pragma unroll
+    for (int p = 0; p < kMostParts; ++p) ticket_of[p] = whose == p ? t : ticket_of[p];
+  }
 #pragma unroll
   for (int j = 0; j < kStores; ++j) {
-    if (j / share != part) continue;
     float total[kSumsPerStore] = {};
-    for (int32_t from = 0; from < parts; ++from) {
+#pragma unroll
+    for (int p = 0; p < kMostParts; ++p) {
+      if (p >= parts) break;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float* own = sums + j * kSumsPerStore + 4 * i;
-        const float4 add = from == part ? make_float4(own[0], own[1], own[2], own[3])
-                                        : __ldcg(slot(j, from) + i * Config::kThreads);
+        const float4 add = p == part ? make_float4(own[0], own[1], own[2], own[3])
+                                     : __ldcg(left_by(ticket_of[p], j, i));
         total[4 * i] += add.x;
         total[4 * i + 1] += add.y;
         total[4 * i + 2] += add.z;

@@ -1,14 +1,15 @@
 // The fused forward pass on compute capability 9.0: an implicit GEMM whose A is sampled straight
 // into the registers of wgmma.
 //
-//   grid      x: tiles of kTilePixels output pixels (each CTA walks several), times split_k
+//   grid      x: tiles of kTilePixels output pixels, of which a CTA walks several
 //             y: tiles of kTileChannels output channels of each convolution group
+//             z: parts of the steps, split_k
 //   CTA       kWarpgroups warpgroups; each multiplies 64 pixels by all channels of the tile
 //   step      a tap of a slice (fused_layout.h). Each warp loads and mixes its 16 pixels' corners
 //             into fragments of A while the loads of the next step are on their way; the weight tile
 //             of the step, packed and swizzled, comes by a bulk copy (weight_tiles.cuh)
-//   epilogue  split_k CTAs exchange f32 sums through global memory, each finishing its share of the
-//             channels in the order of the parts (same bits each run), adds the bias, stores once
+//   epilogue  the last of split_k CTAs adds up their f32 sums, in the order of the parts; bias; each
+//             output value is stored once
 //
 // Bound by the latency of gathers that hit the L1: a warp scheduler holds two to four warps. So
 // nothing but the gather is in the step's way: no exchange between lanes, no barrier of the CTA.
@@ -36,8 +37,8 @@ struct FpropConfig {
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr int kRowsInFlight = kExactSums ? 1 : tile.rows_in_flight;
-  // Values are mixed while the step before is multiplied, where registers allow it.
-  static constexpr bool kOverlap = kRowsInFlight == 2;
+  // 3xTF32 has no registers to hold the fragments of two steps.
+  static constexpr bool kOverlap = tile.overlap && !kExactSums;
   using Gather =
       std::conditional_t<tile.narrow, NarrowGather<Math>, WideGather<Math, kRowsInFlight>>;
   using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes>,
@@ -45,19 +46,19 @@ struct FpropConfig {
 };
 
 // Tensor cores cut off what a sum cannot hold, always towards zero: the error grows with gemm_k. So
-// where f32's accuracy is asked for, their sums run over a few steps only, and are added up by
-// rounding additions.
-constexpr int kStepsPerSum = 4;
-
+// where f32's accuracy is asked for, they sum up a step only, and steps are added by additions that
+// round.
 template <class Config, int kTotals, int kSums>
-__device__ __forceinline__ void add_to(float (&totals)[kTotals], float (&sums)[kSums]) {
+__device__ __forceinline__ void add_to(float (&totals)[kTotals], const float (&sums)[kSums]) {
   if constexpr (Config::kExactSums) {
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) {
-      totals[i] += sums[i];
-      sums[i] = 0.f;
-    }
+    for (int i = 0; i < kSums; ++i) totals[i] += sums[i];
   }
+}
+
+// The first step of a part of the steps; the first parts have one more than the others.
+__device__ __forceinline__ int32_t first_step(const FpropParams& params, int32_t part) {
+  return part * params.part_steps + min(part, params.longer_parts);
 }
 
 template <class Config>
@@ -71,22 +72,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const FusedLayout& layout = params.layout;
 
   const int thread = kept(threadIdx.x);
-
-  // Which part of the steps, which channels, which tiles of pixels.
-  const int32_t part = blockIdx.x % params.split_k;
-  const int32_t begin = static_cast<int64_t>(part) * layout.steps / params.split_k;
-  const int32_t end = static_cast<int64_t>(part + 1) * layout.steps / params.split_k;
-  const int32_t channel_tiles =
-      tiles_of(shape.output_channels_per_group(), Config::kTileChannels);
-  const int32_t group = blockIdx.y / channel_tiles;
-  const int32_t channel_tile = blockIdx.y - group * channel_tiles;
-  const int32_t pixel_tiles = tiles_of(params.pixels, Config::kTilePixels);
-  const int32_t first_tile = blockIdx.x / params.split_k, stride = gridDim.x / params.split_k;
-
-  const uint8_t* packed = static_cast<const uint8_t*>(params.weight) +
-                          (int64_t{blockIdx.y} * layout.steps + begin) * Config::kTileBytes;
+  const int32_t begin = first_step(params, blockIdx.z), end = first_step(params, blockIdx.z + 1);
+  const int32_t group = params.channel_tiles.quotient(blockIdx.y);
+  const int32_t channel_tile = blockIdx.y - group * params.channel_tiles.value;
   typename Config::Weights weights(aligned, end - begin,
-                                   tiles_of(pixel_tiles - first_tile, stride), thread);
+                                   (params.pixel_tiles - 1 - blockIdx.x) / gridDim.x + 1, thread);
   float* const bias = reinterpret_cast<float*>(shared_memory + (weights.end() - start));
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
   load_bias<Config>(params, bias, group, channel_tile);
@@ -98,12 +88,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 
   float sums[Config::kTileChannels / 2];
   float totals[Config::kExactSums ? Config::kTileChannels / 2 : 1];
-  uint32_t a[16 * weight_parts(Math::kKind)];
-#pragma unroll
-  for (uint32_t& fragment : a) fragment = 0;
 
   bool started = false;
-  for (int32_t tile = first_tile; tile < pixel_tiles; tile += stride) {
+  for (int32_t tile = blockIdx.x; tile < params.pixel_tiles; tile += gridDim.x) {
 #pragma unroll
     for (float& sum : sums) sum = 0.f;
 #pragma unroll
@@ -114,14 +101,18 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       int32_t left = min(end - step, gather.run_length(params, at));
       step += left;
       gather.begin(row_of(tile), at);
-      if (!started) weights.start(packed);
+      if (!started) {
+        weights.start(static_cast<const uint8_t*>(params.weight) +
+                      (int64_t{blockIdx.y} * layout.steps + begin) * Config::kTileBytes);
+      }
       started = true;
+      uint32_t a[16 * weight_parts(Math::kKind)] = {};
 #pragma unroll 1
       while (left-- > 0) {
         uint32_t value[4][4];
         const uint32_t b = weights.wait();
         if constexpr (!Config::kOverlap) ptx::wgmma_wait(sums, a);
-        if (Config::kExactSums && left % kStepsPerSum == 0) add_to<Config>(totals, sums);
+        add_to<Config>(totals, sums);
         gather.step(value, left > 0);
         // Of the step before; its fragments and weight tile are free.
         if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
@@ -132,8 +123,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         ptx::wgmma_commit();
         weights.advance();
       }
+      ptx::wgmma_wait(sums, a);
     }
-    ptx::wgmma_wait(sums, a);
     if constexpr (Config::kExactSums) {
       add_to<Config>(totals, sums);
 #pragma unroll
@@ -147,7 +138,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     if (params.split_k == 1) {
       store_tile<Config>(out, sums);
     } else {
-      store_split_tile<Config>(params, out, sums, part, blockIdx.y * pixel_tiles + tile);
+      store_split_tile<Config>(params, out, sums, blockIdx.z,
+                               blockIdx.y * params.pixel_tiles + tile);
     }
   }
 }
@@ -162,16 +154,20 @@ cudaError_t launch_fprop_config(FpropParams params, int multiprocessors, cudaStr
   params.walk = pixel_walk(shape, tile.pixels / kWarpPixels);
   params.kernel_width = Divisor(shape.S);
   params.offset_group = Divisor(params.layout.offset_channels);
-  const int64_t channel_tiles = int64_t{shape.G} * tiles_of(shape.output_channels_per_group(), tile.channels);
-  const int64_t room = multiprocessors / channel_tiles / params.split_k;
-  const int64_t columns =
-      std::max<int64_t>(std::min(tiles_of(shape.output_pixels(), tile.pixels), room), 1);
+  const int64_t per_group = tiles_of(shape.output_channels_per_group(), tile.channels);
+  const int64_t channel_tiles = shape.G * per_group;
   const int64_t steps = tiles_of(params.layout.steps, params.split_k);
+  params.pixel_tiles = static_cast<int32_t>(tiles_of(shape.output_pixels(), tile.pixels));
+  params.channel_tiles = Divisor(static_cast<uint32_t>(per_group));
+  params.part_steps = params.layout.steps / params.split_k;
+  params.longer_parts = params.layout.steps % params.split_k;
+  const int64_t room = multiprocessors / channel_tiles / params.split_k;
+  const int64_t columns = std::max<int64_t>(std::min<int64_t>(params.pixel_tiles, room), 1);
 
-  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute attributes[1] = {};
   cudaLaunchConfig_t launch = {};
-  launch.gridDim = dim3(static_cast<unsigned>(columns * params.split_k),
-                        static_cast<unsigned>(channel_tiles));
+  launch.gridDim = dim3(static_cast<unsigned>(columns), static_cast<unsigned>(channel_tiles),
+                        static_cast<unsigned>(params.split_k));
   launch.blockDim = dim3(Config::kThreads);
   launch.dynamicSmemBytes = shared_bytes(tile, Config::Math::kKind, steps);
   launch.stream = stream;
@@ -180,11 +176,6 @@ cudaError_t launch_fprop_config(FpropParams params, int multiprocessors, cudaStr
   // The kernel before packs the weight; this one plans its first samples meanwhile.
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  if (params.split_k > 1) {  // CTAs wait for one another
-    attributes[1].id = cudaLaunchAttributeCooperative;
-    attributes[1].val.cooperative = 1;
-    launch.numAttrs = 2;
-  }
   return cudaLaunchKernelEx(&launch, dcn_fprop_sm90_kernel<Config>, params);
 }
 

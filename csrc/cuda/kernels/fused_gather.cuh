@@ -58,7 +58,7 @@ struct LaneVectors {
   __device__ __forceinline__ void next(int32_t left, int lane) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) at[i] += kSliceBytes;
-    if (left < kSliceBytes) clip(left, lane);
+    if (left < kSliceBytes) clip(left, unkept(lane));
   }
   __device__ __forceinline__ void clip(int32_t left, int lane) {
 #pragma unroll
@@ -102,7 +102,7 @@ class WideGather {
     const int32_t first_image = __shfl_sync(~0u, row.at.n, 0);  // of the warp
     const int64_t image_elements =
         int64_t{params_.shape.H} * params_.shape.W * params_.layout.channels;
-    taps_ = min(params_.layout.chunk_taps, params_.shape.taps() - at.first_tap);
+    chunk_ = min(params_.layout.chunk_taps, params_.shape.taps() - at.first_tap) << kTapsAt;
     plan_chunk(row, static_cast<uint32_t>((row.at.n - first_image) * image_elements) * kElementBytes,
                at.block, at.first_tap);
     tap_ = at.tap - at.first_tap;
@@ -120,7 +120,7 @@ class WideGather {
   // The values of this step; with `more`, the loads of the next one are on their way at the end.
   __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more) {
     const int32_t tap = tap_;
-    const bool clears = left_ < kSliceBytes || (outside_taps_ >> tap & 1u);
+    const bool clears = left_ < kSliceBytes || (chunk_ >> tap & 1u);
     if constexpr (kRowsInFlight == 2) {
       advance();
       mix(0, tap, value);
@@ -139,6 +139,7 @@ class WideGather {
 
  private:
   static constexpr int kElementBytes = sizeof(typename Math::Element);
+  static constexpr int kTapsAt = 16;
 
   // Half a warp plans a tap for all rows; all loads of offsets are issued before the first is used.
   __device__ __forceinline__ void plan_chunk(const TileRow& row, uint32_t image_base, int32_t block,
@@ -155,7 +156,7 @@ class WideGather {
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
       dy[i] = dx[i] = modulation[i] = 0;
-      if (2 * i + own_tap < taps_) {
+      if (2 * i + own_tap < taps()) {
         dy[i] = offset.load(0);
         dx[i] = offset.load(1);
         modulation[i] = mask.load(0);
@@ -185,12 +186,14 @@ class WideGather {
       }
     }
     if (lane_ < kPlanTaps) plan_.outside[lane_] = outside_rows;
-    outside_taps_ = __ballot_sync(~0u, outside_rows != 0);
+    chunk_ |= __ballot_sync(~0u, outside_rows != 0);
     __syncwarp();
   }
 
+  __device__ __forceinline__ int32_t taps() const { return chunk_ >> kTapsAt; }
+
   __device__ __forceinline__ void advance() {
-    if (++tap_ < taps_) return;
+    if (++tap_ < taps()) return;
     tap_ = 0;
     left_ -= kSliceBytes;
     vectors_.next(left_, lane_);
@@ -213,12 +216,13 @@ class WideGather {
 
   // Rows outside at `tap`, and vectors that the slice has not, are 0. (`advance` has been called.)
   __device__ __forceinline__ void clear(uint32_t (&value)[4][4], int32_t tap) const {
-    const uint32_t rows = plan_.outside[tap] >> (lane_ / 4);
+    const int lane = unkept(lane_);
+    const uint32_t rows = plan_.outside[tap] >> (lane / 4);
     const int32_t left = left_ + (tap_ == 0 ? kSliceBytes : 0);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const bool outside = rows >> (i / 2 * 8) & 1u;
-      if (outside || LaneVectors::byte(lane_, i % 2) >= left) {
+      if (outside || LaneVectors::byte(lane, i % 2) >= left) {
 #pragma unroll
         for (int k = 0; k < 4; ++k) value[i][k] = 0;
       }
@@ -230,8 +234,8 @@ class WideGather {
   const int32_t group_;
   WarpPlan& plan_;
   const WarpPlan& own_;    // from this lane's first row on
-  uint32_t outside_taps_;  // bit t: some row is outside
-  int32_t taps_, tap_;     // of the chunk
+  uint32_t chunk_;  // bit t: at tap t of the chunk some row is outside; from kTapsAt on: its taps
+  int32_t tap_;     // of the chunk
   int32_t left_;           // bytes of the block from the slice on
   LaneVectors vectors_;
   uint4 corner_[2 * kRowsInFlight][4];

@@ -135,25 +135,26 @@ struct MathF32 {
 using MathTf32 = MathF32<FusedMath::kTf32>;
 using Math3xTf32 = MathF32<FusedMath::k3xTf32>;
 
-// One step's multiplications: a[4 * k ...] with the k-th 32 bytes of the weight tile's rows. With
-// 3xTF32, a[16 ...] and the second half of the tile hold the trailing parts, and small products
-// are added first.
+// One step's multiplications: a[4 * k ...] with the k-th 32 bytes of the weight tile's rows.
 template <class Math, int kSums>
-__device__ __forceinline__ void multiply(float (&sums)[kSums], const uint32_t* a, uint32_t tile) {
+__device__ __forceinline__ void multiply(float (&sums)[kSums], const uint32_t* a, uint32_t tile,
+                                         bool add) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     Math::Wgmma::mma(sums, a[4 * k], a[4 * k + 1], a[4 * k + 2], a[4 * k + 3],
-                     ptx::tile_descriptor(tile) + 2 * k);
+                     ptx::tile_descriptor(tile) + 2 * k, add || k > 0);
   }
 }
+// With 3xTF32, a[16 ...] and the second half of the tile hold the trailing parts; small products are
+// added first, and to nothing: sums are those of this step alone.
 template <class Math, int kSums, int kRegisters>
 __device__ __forceinline__ void multiply_step(float (&sums)[kSums], const uint32_t (&a)[kRegisters],
                                               uint32_t tile, uint32_t part_bytes) {
   if constexpr (weight_parts(Math::kKind) == 2) {
-    multiply<Math>(sums, a + 16, tile);
-    multiply<Math>(sums, a, tile + part_bytes);
+    multiply<Math>(sums, a + 16, tile, false);
+    multiply<Math>(sums, a, tile + part_bytes, true);
   }
-  multiply<Math>(sums, a, tile);
+  multiply<Math>(sums, a, tile, true);
 }
 
 }  // namespace dcn

@@ -18,8 +18,8 @@ struct PackWeightParams {
   int64_t stride_k, stride_c, stride_r, stride_s;
   int32_t tile_channels;
   void* packed;
-  int32_t* arrivals;  // zeroed, or null
-  int32_t arrival_count;
+  int32_t* counters;  // zeroed, or null
+  int32_t counter_count;
 };
 
 // How a row of a tile is found in the output; made by pixel_walk (fused_samples.cuh).
@@ -31,18 +31,22 @@ struct PixelWalk {
 struct FpropParams {
   ConvShape shape;
   FusedLayout layout;
-  uint32_t pixels;  // of the output; the launcher sets this, the walk and the divisors
+  // What follows from the shape and the tile, set by the launcher.
+  uint32_t pixels;      // of the output
+  int32_t pixel_tiles;  // of the output pixels
   PixelWalk walk;
-  Divisor kernel_width, offset_group;
+  Divisor channel_tiles, kernel_width, offset_group;  // tiles of a group; S; channels
+  int32_t part_steps, longer_parts;  // steps of a part of split_k; parts that have one more
+
   const void* input;  // [N, H, W, layout.channels], vectors aligned
   SamplingMap offset, mask;
   const void* weight;  // packed
   const void* bias;    // [K], or null
   void* output;        // [N, P, Q, K], or [N, K, P, Q] where nchw
   bool nchw;
-  int32_t split_k;    // CTAs that share a tile, each with a part of the steps
-  float* partial;     // sums that they exchange; null without a split
-  int32_t* arrivals;  // of CTAs at a tile, zero at the start
+  int32_t split_k;         // CTAs that share a tile, each with a part of the steps
+  float* partial;          // sums that all but the last leave; null without a split
+  SplitTile* split_tiles;  // zero at the start
 };
 
 // NHWC [pixels, C] to [pixels, layout.channels], zeros where the layout pads.

@@ -139,5 +139,12 @@ __device__ __forceinline__ int kept(int value) {
   asm volatile("shfl.sync.idx.b32 %0, %0, %1, 31, 0xffffffff;" : "+r"(value) : "r"(threadIdx.x & 31));
   return value;
 }
+// A number that the compiler must not keep: what follows from it is computed here, in a branch that
+// few steps take.
+__device__ __forceinline__ int unkept(int value) {
+  int here;
+  asm volatile("mov.b32 %0, %1;" : "=r"(here) : "r"(value));
+  return here;
+}
 
 }  // namespace dcn

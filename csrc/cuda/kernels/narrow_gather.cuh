@@ -2,9 +2,9 @@
 // own, so a lane plans its own samples, in registers, each for one vector.
 //
 // Half a step is one row: its two samples. While the corners of a half are on their way, the next
-// half is planned from offsets loaded a half earlier:
+// half is planned from offsets loaded a step earlier:
 //
-//   half k     plan k + 1, mix k, load the corners of k + 1, load the offsets of k + 2
+//   half k     plan k + 1, load the offsets of k + 3, mix k, load the corners of k + 1
 #pragma once
 
 #include "fused_gather.cuh"
@@ -48,47 +48,56 @@ class NarrowGather {
         (first_image * image_elements + group_ * params_.layout.group_channels) * kElementBytes +
         at.slice * kSliceBytes;
     vectors_.locate(slice, left_, lane_);
-    locate_maps(left_);
-    load_raw(0, tap_);
+    raw_tap_ = tap_;
+    raw_left_ = left_;
+    locate_maps();
+    load_raw(0);
+    load_raw(1);
     plan(0);
     load_corners();
-    load_raw(1, tap_);
+    advance_raw();
+    load_raw(0);
   }
 
   __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more) {
     plan(1);
+    load_raw(1);
     mix(0, value);
     load_corners();
-    const bool wraps = tap_ + 1 == params_.shape.taps();
-    const int32_t next_tap = wraps ? 0 : tap_ + 1;
-    if (more) {
-      if (wraps) locate_maps(left_ - kSliceBytes);
-      load_raw(0, next_tap);
-    }
-    tap_ = next_tap;
-    if (wraps) {
+    if (++tap_ == params_.shape.taps()) {
+      tap_ = 0;
       left_ -= kSliceBytes;
       vectors_.next(left_, lane_);
     }
     if (more) plan(0);
+    advance_raw();
+    load_raw(0);
     mix(1, value);
-    if (more) {
-      load_corners();
-      load_raw(1, tap_);
-    }
+    if (more) load_corners();
   }
 
  private:
   static constexpr int kElementBytes = sizeof(typename Math::Element);
 
-  // The first map of the offset group of each vector, in a slice with `left` bytes to the group's
-  // end.
-  __device__ __forceinline__ void locate_maps(int32_t left) {
+  // The step whose offsets are loaded next; it stays at the last one.
+  __device__ __forceinline__ void advance_raw() {
+    if (++raw_tap_ < params_.shape.taps()) return;
+    if (raw_left_ <= kSliceBytes) {
+      --raw_tap_;
+      return;
+    }
+    raw_tap_ = 0;
+    raw_left_ -= kSliceBytes;
+    locate_maps();
+  }
+
+  // The first map of the offset group of each vector of that step.
+  __device__ __forceinline__ void locate_maps() {
     const int32_t end = (group_ + 1) * params_.layout.group_channels;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int32_t byte = LaneVectors::byte(lane_, i);
-      const int32_t channel = end - (left - (byte < left ? byte : 0)) / kElementBytes;
+      const int32_t channel = end - (raw_left_ - (byte < raw_left_ ? byte : 0)) / kElementBytes;
       map_[i] = params_.offset_group.quotient(channel) * params_.shape.taps();
     }
   }
@@ -116,17 +125,17 @@ class NarrowGather {
     return __uint_as_float(loaded);
   }
 
-  // Offsets and masks of row r at a tap; they are planned with the next call of plan(r).
-  __device__ __forceinline__ void load_raw(int r, int32_t tap) {
+  // Offsets and masks of row r; they are planned by the next call of plan(r).
+  __device__ __forceinline__ void load_raw(int r) {
     const int32_t offset_step = params_.offset.stride_c * (is_short(params_.offset) ? 2 : 4);
     const int32_t mask_step = params_.mask.stride_c * (is_short(params_.mask) ? 2 : 4);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int32_t map = map_[i] + tap;
-      dy_[i] = load_map(params_.offset, offset_[r], 2 * map, offset_step);
-      dx_[i] = load_map(params_.offset, offset_[r], 2 * map + 1, offset_step);
+      const int32_t map = map_[i] + raw_tap_;
+      dy_[r][i] = load_map(params_.offset, offset_[r], 2 * map, offset_step);
+      dx_[r][i] = load_map(params_.offset, offset_[r], 2 * map + 1, offset_step);
       if (params_.mask.data != nullptr) {
-        modulation_[i] = load_map(params_.mask, mask_[r], map, mask_step);
+        modulation_[r][i] = load_map(params_.mask, mask_[r], map, mask_step);
       }
     }
   }
@@ -139,10 +148,10 @@ class NarrowGather {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float m =
-          params_.mask.data == nullptr ? 1.f : value_of(params_.mask, modulation_[i]);
+          params_.mask.data == nullptr ? 1.f : value_of(params_.mask, modulation_[r][i]);
       const FusedSample sample = fused_sample(
-          y_[r] + static_cast<float>(kernel_row * shape.dil_h) + value_of(params_.offset, dy_[i]),
-          x_[r] + static_cast<float>(kernel_column * shape.dil_w) + value_of(params_.offset, dx_[i]),
+          y_[r] + static_cast<float>(kernel_row * shape.dil_h) + value_of(params_.offset, dy_[r][i]),
+          x_[r] + static_cast<float>(kernel_column * shape.dil_w) + value_of(params_.offset, dx_[r][i]),
           exists_[r] ? m : 0.f, shape.H, shape.W, shape.W * pixel_bytes, pixel_bytes,
           image_base_[r]);
       next_weight_[i] = Math::weights(sample.weight);
@@ -183,9 +192,10 @@ class NarrowGather {
   float y_[2], x_[2];       // of the first tap without its offset
   const uint8_t *offset_[2], *mask_[2];  // channel 0 of the maps
   int32_t tap_, left_;           // left: bytes of the group from the slice on
+  int32_t raw_tap_, raw_left_;   // the same of the step whose offsets are loaded next
   int32_t map_[2];
   LaneVectors vectors_;
-  uint32_t dy_[2], dx_[2], modulation_[2];
+  uint32_t dy_[2][2], dx_[2][2], modulation_[2][2];  // [row][vector]
   uint4 next_weight_[2], next_corner_[2];
   bool next_empty_[2];
   uint4 weight_[2], corner_[2][4];

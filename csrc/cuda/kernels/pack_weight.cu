@@ -43,9 +43,9 @@ __global__ void __launch_bounds__(kThreads) dcn_pack_weight_kernel(const PackWei
   const ConvShape& shape = params.shape;
   const FusedLayout& layout = params.layout;
   const uint32_t block = blockIdx.x + gridDim.x * blockIdx.y;
-  for (uint32_t i = block * kThreads + threadIdx.x; i < params.arrival_count;
+  for (uint32_t i = block * kThreads + threadIdx.x; i < params.counter_count;
        i += gridDim.x * gridDim.y * kThreads) {
-    params.arrivals[i] = 0;
+    params.counters[i] = 0;
   }
   const int32_t rows = params.tile_channels, per_group = shape.output_channels_per_group();
   const int32_t channel_tiles = tiles_of(per_group, rows);

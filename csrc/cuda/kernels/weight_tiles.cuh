@@ -49,12 +49,20 @@ class ResidentWeights {
   bool here_ = false;
 };
 
+// What the thread that asks has asked for. It lies in shared memory: no other thread has a register
+// to lose for it.
+struct WeightRequests {
+  const uint8_t* tiles;
+  int32_t steps, next, left;  // of the tiles; left: over all passes
+};
+
 template <int kTileBytes, int kStages, int kWarps>
 class WeightRing {
  public:
   __device__ __forceinline__ WeightRing(uint32_t shared, int32_t steps, int32_t passes, int thread)
-      : tiles_(shared), steps_(steps), unasked_(steps * passes), thread_(thread) {
+      : tiles_(shared), thread_(thread) {
     if (thread_ == 0) {
+      requests() = {nullptr, steps, 0, steps * passes};
       for (int i = 0; i < kStages; ++i) {
         ptx::barrier_init(full(i), 1);
         ptx::barrier_init(empty(i), kWarps);
@@ -67,8 +75,8 @@ class WeightRing {
   __device__ __forceinline__ uint32_t end() const { return full(0) + kBarrierBytes; }
 
   __device__ __forceinline__ void start(const uint8_t* tiles) {
-    source_ = tiles;
     if (thread_ != 0) return;
+    requests().tiles = tiles;
     ptx::wait_for_previous_grid();  // it packs the weight
     for (int i = 0; i < kStages - 1; ++i) ask(i);
   }
@@ -101,20 +109,22 @@ class WeightRing {
   __device__ __forceinline__ uint32_t full(uint32_t i) const {
     return tiles_ + kStages * kTileBytes + i * 8;
   }
-  __device__ __forceinline__ uint32_t empty(uint32_t i) const { return full(i) + kBarrierBytes / 2; }
+  __device__ __forceinline__ uint32_t empty(uint32_t i) const { return full(i) + 64; }
+  static __device__ __forceinline__ WeightRequests& requests() {
+    __shared__ WeightRequests requests;
+    return requests;
+  }
 
   __device__ __forceinline__ void ask(uint32_t stage) {
-    if (unasked_ == 0) return;
-    --unasked_;
-    ptx::bulk_copy(tiles_ + stage * kTileBytes, source_ + int64_t{next_} * kTileBytes, kTileBytes,
-                   full(stage));
-    if (++next_ == steps_) next_ = 0;
+    WeightRequests now = requests();
+    if (now.left == 0) return;
+    ptx::bulk_copy(tiles_ + stage * kTileBytes, now.tiles + int64_t{now.next} * kTileBytes,
+                   kTileBytes, full(stage));
+    requests().next = now.next + 1 == now.steps ? 0 : now.next + 1;
+    requests().left = now.left - 1;
   }
 
   const uint32_t tiles_;
-  const uint8_t* source_;
-  const int32_t steps_;
-  int32_t unasked_, next_ = 0;  // of the thread that asks
   const int thread_;
   uint32_t stage_ = 0, phase_ = 0;
   bool started_ = false;
