@@ -20,7 +20,7 @@ from table import summary
 
 import dcn
 from dcn import bench
-from dcn.layers import LAYERS
+from dcn.layers import LAYERS, VARIANTS
 
 
 def competitors(inputs: dict[str, bench.Inputs], torchvision: bool, backward: bool):
@@ -38,14 +38,16 @@ def result_mib(data: bench.Inputs, backward: bool) -> float:
     return sum(t.numel() * t.element_size() for t in tensors) / 2**20
 
 
-def measure(layer, dtype: str, device: str, sigma: float, with_torchvision: bool) -> list[dict]:
+def measure(
+    layer, dtype: str, device: str, sigma: float, with_torchvision: bool, passes: list[str]
+) -> list[dict]:
     bench.set_precision(dtype)
     inputs = {
         name: bench.make_inputs(layer, bench.DTYPES[dtype], device, layout, sigma)
         for name, layout in bench.LAYOUTS.items()
     }
     rows = []
-    for backward in (False, True):
+    for backward in (name == "backward" for name in passes):
         torchvision = with_torchvision and dtype != "bf16"
         runs = competitors(inputs, torchvision, backward)
         budget = 30.0 if device == "cuda" else 200.0
@@ -84,7 +86,11 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device)
     parser.add_argument("--dtypes", nargs="+", choices=bench.DTYPES)
-    parser.add_argument("--layers", nargs="+", choices=[layer.name for layer in LAYERS])
+    parser.add_argument("--layers", nargs="+", choices=[layer.name for layer in LAYERS + VARIANTS])
+    parser.add_argument("--variants", action="store_true", help="other shapes instead of the ten")
+    parser.add_argument(
+        "--passes", nargs="+", choices=["forward", "backward"], default=["forward", "backward"]
+    )
     parser.add_argument("--sigma", type=float, default=1.0, help="offset scale in pixels")
     parser.add_argument("--no-torchvision", action="store_true")
     parser.add_argument("--commit", help="what is measured, where git is not there to say so")
@@ -98,11 +104,13 @@ def main() -> None:
     name = torch.cuda.get_device_name() if args.device == "cuda" else "CPU, 2 threads"
     stamp = {"device": name, "commit": commit, "torch": torch.__version__}
     rows = []
-    for layer in LAYERS:
+    for layer in VARIANTS if args.variants else LAYERS:
         if args.layers and layer.name not in args.layers:
             continue
         for dtype in dtypes:
-            new = measure(layer, dtype, args.device, args.sigma, not args.no_torchvision)
+            new = measure(
+                layer, dtype, args.device, args.sigma, not args.no_torchvision, args.passes
+            )
             rows += [row | stamp for row in new]
             for row in new:
                 theirs = row["torchvision_ms"]

@@ -22,10 +22,10 @@ constexpr int kVectorBytes = 16;  // one load of a lane: its channels must share
 constexpr int kPlanTaps = 9;
 
 struct FusedLayout {
-  int32_t segment = 0;         // consecutive channels that share convolution and offset group
-  int32_t padded_segment = 0;  // the same, with zeros up to a whole vector
-  int32_t channels = 0;        // of the padded image
-  int32_t group_channels = 0;  // of one convolution group, padded
+  int32_t segment = 0;          // consecutive channels that share convolution and offset group
+  int32_t padded_segment = 0;   // the same, with zeros up to a whole vector
+  int32_t channels = 0;         // of the padded image
+  int32_t group_channels = 0;   // of one convolution group, padded
   int32_t offset_channels = 0;  // of one offset group, padded
   int32_t block_channels = 0;   // of a block
   int32_t blocks = 0;           // in a convolution group

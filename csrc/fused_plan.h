@@ -24,10 +24,17 @@ struct FusedPlan {
   int64_t partial_bytes = 0;  // sums that CTAs of one tile leave for the last of them
   int64_t counter_bytes = 0;  // SplitTile of each tile
 };
+inline int64_t workspace_bytes(const FusedPlan& plan) {
+  return plan.packed_bytes + plan.partial_bytes + plan.counter_bytes;
+}
 
 // The tile and the split: the given ones (-1, 0: free), or the quickest by the estimate.
 FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, int multiprocessors, int tile,
                              int split_k);
+
+// Whether fused is quicker than writing columns: it multiplies whole tiles, so small groups are
+// mostly zeros.
+bool worth_fused(const ConvShape& shape, FusedMath math);
 
 // Empty, or why the forward pass of this shape is not for fused.
 std::string why_not_fused(const ConvShape& shape, FusedMath math);

@@ -119,12 +119,10 @@ FusedMath fused_math(const PlanRequest& request) {
 Plan plan_fused(const PlanRequest& request) {
   Plan plan;
   plan.algorithm = Algorithm::kFused;
-  plan.fused = plan_fused_forward(request.shape, fused_math(request),
-                                  request.device.multiprocessors,
-                                  request.forced ? request.forced->tile : -1,
-                                  request.forced ? request.forced->split_k : 0);
-  plan.workspace_bytes =
-      plan.fused.packed_bytes + plan.fused.partial_bytes + plan.fused.counter_bytes;
+  plan.fused = plan_fused_forward(
+      request.shape, fused_math(request), request.device.multiprocessors,
+      request.forced ? request.forced->tile : -1, request.forced ? request.forced->split_k : 0);
+  plan.workspace_bytes = workspace_bytes(plan.fused);
   return plan;
 }
 
@@ -227,7 +225,8 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
     case Algorithm::kFused:
       if (!request.device.is_cuda) return "fused runs on a GPU, but the device is the CPU";
       if (request.pass == Pass::kBackward) return "fused has no backward pass";
-      if (request.dtype == Dtype::kF64) return "fused runs on tensor cores, which f64 is left out of";
+      if (request.dtype == Dtype::kF64)
+        return "fused runs on tensor cores, which f64 is left out of";
       if (request.device.compute_capability / 10 != 9) {
         return "fused needs compute capability 9.x, but the device has " +
                std::to_string(request.device.compute_capability / 10) + "." +
@@ -249,7 +248,9 @@ std::optional<Algorithm> forced_algorithm(const PlanRequest& request) {
 
 Algorithm choose_algorithm(const PlanRequest& request) {
   if (!request.device.is_cuda) return Algorithm::kCpu;
-  return why_not(Algorithm::kFused, request).empty() ? Algorithm::kFused : Algorithm::kIm2colGemm;
+  const bool fused = why_not(Algorithm::kFused, request).empty() &&
+                     worth_fused(request.shape, fused_math(request));
+  return fused ? Algorithm::kFused : Algorithm::kIm2colGemm;
 }
 
 Plan make_plan(const PlanRequest& request) {

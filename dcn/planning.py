@@ -107,9 +107,7 @@ def force_algorithm(
     Raises:
         RuntimeError: from a call that the algorithm cannot serve, with the reason.
     """
-    previous = _C.exchange_forced_plan(
-        _C.ForcedPlan(algorithm, lanes, chunk_pixels, tile, split_k)
-    )
+    previous = _C.exchange_forced_plan(_C.ForcedPlan(algorithm, lanes, chunk_pixels, tile, split_k))
     try:
         yield
     finally:

@@ -60,7 +60,10 @@ def test_every_layer_runs_fused_forward(layer, kind):
 @EACH_ARITHMETIC
 def test_memory_beyond_inputs_and_outputs_is_bounded(layer, kind):
     chosen = plan(case_of(layer), dtype=kind.dtype, tf32=kind.tf32)
-    assert 0 < chosen.workspace_bytes <= 16 * MIB, chosen
+    weight = case.c * case.k * 9 * kind.dtype.itemsize
+    # Twice the weight where 3xTF32 keeps its trailing parts: 18 MiB on rcnn-c5, and nothing else.
+    packed = 2 * weight if kind.name == "f32" else weight
+    assert 0 < chosen.workspace_bytes <= max(16 * MIB, packed), chosen
     assert chosen.columns_bytes == chosen.accumulator_bytes == 0
 
 
@@ -78,10 +81,23 @@ def test_other_calls_run_im2col_gemm(layer):
 def test_the_plan_takes_fused_where_it_is_legal(case, kind):
     reason = why_not_fused(case, kind)
     chosen = plan(case, dtype=kind.dtype, tf32=kind.tf32)
-    assert chosen.algorithm == ("im2col_gemm" if reason else "fused"), reason
-    if not reason:
+    if reason:
+        assert chosen.algorithm == "im2col_gemm", reason
+    elif case.groups == 1:
+        assert chosen.algorithm == "fused"
+    if chosen.algorithm == "fused":
         # What it chose is one of the tiles that it would accept.
         assert (chosen.tile, chosen.split_k) in choices(case, kind)
+
+
+@EACH_ARITHMETIC
+@pytest.mark.parametrize(
+    "groups, algorithm", [(3, "fused"), (32, "im2col_gemm"), (192, "im2col_gemm")]
+)
+def test_groups_that_would_be_mostly_zeros_run_im2col_gemm(groups, algorithm, kind):
+    case = Case("", n=4, c=192, size=(64, 64), k=192, groups=groups)
+    assert why_not_fused(case, kind) == ""
+    assert plan(case, dtype=kind.dtype, tf32=kind.tf32).algorithm == algorithm
 
 
 def test_the_dtype_and_the_switch_choose_the_arithmetic():

@@ -41,15 +41,14 @@ Tensor padded_nhwc(const Tensor& input, const ConvShape& shape, const FusedLayou
 
 }  // namespace
 
-void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias,
-                   const Tensor& output) {
+void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, const Tensor& output) {
   const FusedPlan& plan = call.plan.fused;
   const FusedLayout layout = fused_layout(call.shape, element_bytes(plan.math));
   const auto stream = c10::cuda::getCurrentCUDAStream();
   const Tensor input = padded_nhwc(call.input, call.shape, layout);
-  const Tensor workspace = at::empty(
-      {aligned(plan.packed_bytes) + aligned(plan.partial_bytes) + plan.counter_bytes},
-      output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
+  const Tensor workspace =
+      at::empty({aligned(plan.packed_bytes) + aligned(plan.partial_bytes) + plan.counter_bytes},
+                output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
   auto* const bytes = static_cast<uint8_t*>(workspace.mutable_data_ptr());
   auto* const partial = bytes + aligned(plan.packed_bytes);
   auto* const counters = partial + aligned(plan.partial_bytes);

@@ -10,7 +10,7 @@
 
 namespace dcn {
 
-constexpr int kSumsPerStore = 16;  // 8 channels of 2 rows
+constexpr int kSumsPerStore = 16;      // 8 channels of 2 rows
 constexpr int kChannelsPerStore = 32;  // of a quad
 
 // The bias of the tile's channels, zeros where there is none; once per CTA.
@@ -126,9 +126,9 @@ __device__ __forceinline__ void store_tile(const OutputTile<typename Config::Mat
   }
 }
 
-// split_k CTAs hold sums of this tile. Each draws a ticket: the first ones leave their sums in memory
-// and go on, the last one adds them up, in the order of the parts (same bits each run), and stores.
-// It waits for CTAs that have drawn a ticket before it, so are running and wait for nobody.
+// split_k CTAs hold sums of this tile. Each draws a ticket: the first ones leave their sums in
+// memory and go on, the last one adds them up, in the order of the parts (same bits each run), and
+// stores. It waits for CTAs that have drawn a ticket before it, so are running and wait for nobody.
 template <class Config>
 __device__ __forceinline__ void store_split_tile(const FpropParams& params,
                                                  const OutputTile<typename Config::Math>& out,

@@ -6,9 +6,10 @@
 //             z: parts of the steps, split_k
 //   CTA       kWarpgroups warpgroups; each multiplies 64 pixels by all channels of the tile
 //   step      a tap of a slice (fused_layout.h). Each warp loads and mixes its 16 pixels' corners
-//             into fragments of A while the loads of the next step are on their way; the weight tile
-//             of the step, packed and swizzled, comes by a bulk copy (weight_tiles.cuh)
-//   epilogue  the last of split_k CTAs adds up their f32 sums, in the order of the parts; bias; each
+//             into fragments of A while the loads of the next step are on their way; the weight
+//             tile of the step, packed and swizzled, comes by a bulk copy (weight_tiles.cuh)
+//   epilogue  the last of split_k CTAs adds up their f32 sums, in the order of the parts; bias;
+//   each
 //             output value is stored once
 //
 // Bound by the latency of gathers that hit the L1: a warp scheduler holds two to four warps. So

@@ -19,16 +19,16 @@ __device__ __forceinline__ void load_corners(const uint8_t* base, uint4 offset,
   corner[3] = __ldg(reinterpret_cast<const uint4*>(base + offset.w));
 }
 
-// value[2 * row half + vector] to fragment order; a lane of an odd row has its vectors swapped. With
-// 3xTF32 the values are split in leading parts and, from a[16] on, trailing ones.
+// value[2 * row half + vector] to fragment order; a lane of an odd row has its vectors swapped.
+// With 3xTF32 the values are split in leading parts and, from a[16] on, trailing ones.
 template <class Math, int kRegisters>
 __device__ __forceinline__ void to_fragments(const uint32_t (&value)[4][4], bool odd,
                                              uint32_t (&a)[kRegisters]) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
     const int half = i / 8, k = i / 4 % 2, row = i % 2, late = i / 2 % 2;
-    const uint32_t v = odd ? value[2 * row + 1 - half][2 * k + late]
-                           : value[2 * row + half][2 * k + late];
+    const uint32_t v =
+        odd ? value[2 * row + 1 - half][2 * k + late] : value[2 * row + half][2 * k + late];
     if constexpr (weight_parts(Math::kKind) == 1) {
       a[i] = v;
     } else {
@@ -103,7 +103,8 @@ class WideGather {
     const int64_t image_elements =
         int64_t{params_.shape.H} * params_.shape.W * params_.layout.channels;
     chunk_ = min(params_.layout.chunk_taps, params_.shape.taps() - at.first_tap) << kTapsAt;
-    plan_chunk(row, static_cast<uint32_t>((row.at.n - first_image) * image_elements) * kElementBytes,
+    plan_chunk(row,
+               static_cast<uint32_t>((row.at.n - first_image) * image_elements) * kElementBytes,
                at.block, at.first_tap);
     tap_ = at.tap - at.first_tap;
     const int32_t block_bytes = params_.layout.block_channels * kElementBytes;
@@ -233,10 +234,10 @@ class WideGather {
   const int lane_;
   const int32_t group_;
   WarpPlan& plan_;
-  const WarpPlan& own_;    // from this lane's first row on
+  const WarpPlan& own_;  // from this lane's first row on
   uint32_t chunk_;  // bit t: at tap t of the chunk some row is outside; from kTapsAt on: its taps
   int32_t tap_;     // of the chunk
-  int32_t left_;           // bytes of the block from the slice on
+  int32_t left_;    // bytes of the block from the slice on
   LaneVectors vectors_;
   uint4 corner_[2 * kRowsInFlight][4];
 };

@@ -42,8 +42,8 @@ __device__ __forceinline__ void mix_pairs(const uint4 (&corner)[4], uint4 weight
   }
 }
 
-// How values of a kind are mixed (`mix`, with `weights` in the form that it takes), and how sums are
-// rounded (`pack`), loaded bits widened (`wide`) and weights prepared (`split`).
+// How values of a kind are mixed (`mix`, with `weights` in the form that it takes), and how sums
+// are rounded (`pack`), loaded bits widened (`wide`) and weights prepared (`split`).
 struct MathF16 {
   using Element = __half;
   using Wgmma = ptx::WgmmaF16;
@@ -145,8 +145,8 @@ __device__ __forceinline__ void multiply(float (&sums)[kSums], const uint32_t* a
                      ptx::tile_descriptor(tile) + 2 * k, add || k > 0);
   }
 }
-// With 3xTF32, a[16 ...] and the second half of the tile hold the trailing parts; small products are
-// added first, and to nothing: sums are those of this step alone.
+// With 3xTF32, a[16 ...] and the second half of the tile hold the trailing parts; small products
+// are added first, and to nothing: sums are those of this step alone.
 template <class Math, int kSums, int kRegisters>
 __device__ __forceinline__ void multiply_step(float (&sums)[kSums], const uint32_t (&a)[kRegisters],
                                               uint32_t tile, uint32_t part_bytes) {

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "../../fast_divide.h"
-#include "../../fused_layout.h"
 #include "../../fprop_tiles.h"
+#include "../../fused_layout.h"
 #include "params.h"
 
 namespace dcn {

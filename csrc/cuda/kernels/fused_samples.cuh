@@ -52,9 +52,11 @@ struct TileRow {
   bool exists;  // false beyond the last pixel; `at` is then the last
 };
 
-__device__ __forceinline__ TileRow tile_row(const FpropParams& params, uint32_t first, uint32_t row) {
+__device__ __forceinline__ TileRow tile_row(const FpropParams& params, uint32_t first,
+                                            uint32_t row) {
   const uint32_t index = first + row;
-  return {pixel_at(params.shape, params.walk, min(index, params.pixels - 1)), index < params.pixels};
+  return {pixel_at(params.shape, params.walk, min(index, params.pixels - 1)),
+          index < params.pixels};
 }
 
 struct FusedSample {
@@ -136,7 +138,9 @@ class MapCursor {
 // A number that the compiler must keep in a register: one that is found again from the thread's
 // index costs each step its latency.
 __device__ __forceinline__ int kept(int value) {
-  asm volatile("shfl.sync.idx.b32 %0, %0, %1, 31, 0xffffffff;" : "+r"(value) : "r"(threadIdx.x & 31));
+  asm volatile("shfl.sync.idx.b32 %0, %0, %1, 31, 0xffffffff;"
+               : "+r"(value)
+               : "r"(threadIdx.x & 31));
   return value;
 }
 // A number that the compiler must not keep: what follows from it is computed here, in a branch that

@@ -9,7 +9,8 @@
 namespace dcn {
 
 // Shared memory that the kernels of a fused call leave to the L1's other half: all of them ask for
-// the same division, since a multiprocessor must run empty to change it. In per cent of 228 KB, rounded down: 164 KB.
+// the same division, since a multiprocessor must run empty to change it. In per cent of 228 KB,
+// rounded down: 164 KB.
 constexpr int kFusedCarveout = 71;
 
 // Allows `kKernel` `shared_bytes` of dynamic shared memory.
@@ -21,10 +22,11 @@ cudaError_t set_up_kernel(int shared_bytes) {
   if (error != cudaSuccess) return error;
   const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
   if (done.load(std::memory_order_relaxed) & bit) return cudaSuccess;
-  error = cudaFuncSetAttribute(kKernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                               kFusedCarveout);
+  error =
+      cudaFuncSetAttribute(kKernel, cudaFuncAttributePreferredSharedMemoryCarveout, kFusedCarveout);
   if (error == cudaSuccess && shared_bytes > 0) {
-    error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+    error =
+        cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   }
   if (error == cudaSuccess) done.fetch_or(bit, std::memory_order_relaxed);
   return error;

@@ -149,57 +149,54 @@ class NarrowGather {
     for (int i = 0; i < 2; ++i) {
       const float m =
           params_.mask.data == nullptr ? 1.f : value_of(params_.mask, modulation_[r][i]);
-      const FusedSample sample = fused_sample(
-          y_[r] + static_cast<float>(kernel_row * shape.dil_h) + value_of(params_.offset, dy_[r][i]),
-          x_[r] + static_cast<float>(kernel_column * shape.dil_w) + value_of(params_.offset, dx_[r][i]),
-          exists_[r] ? m : 0.f, shape.H, shape.W, shape.W * pixel_bytes, pixel_bytes,
-          image_base_[r]);
-      next_weight_[i] = Math::weights(sample.weight);
-      next_corner_[i] = sample.corner;
-      next_empty_[i] =
-          sample.outside || !exists_[r] || LaneVectors::byte(lane_, i) >= left_;
+      const FusedSample sample =
+          fused_sample(y_[r] + static_cast<float>(kernel_row * shape.dil_h) +
+                           value_of(params_.offset, dy_[r][i]),
+                       x_[r] + static_cast<float>(kernel_column * shape.dil_w) +
+                           value_of(params_.offset, dx_[r][i]),
+                       exists_[r] ? m : 0.f, shape.H, shape.W, shape.W * pixel_bytes, pixel_bytes,
+                       image_base_[r]);
+      weight_[r][i] = Math::weights(sample.weight);
+      planned_[i] = sample.corner;
+      empty_[r][i] = sample.outside || !exists_[r] || LaneVectors::byte(lane_, i) >= left_;
     }
   }
 
   // Of the samples planned last.
   __device__ __forceinline__ void load_corners() {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      dcn::load_corners(vectors_.at[i], next_corner_[i], corner_[i]);
-      weight_[i] = next_weight_[i];
-      empty_[i] = next_empty_[i];
-    }
+    for (int i = 0; i < 2; ++i) dcn::load_corners(vectors_.at[i], planned_[i], corner_[i]);
   }
 
   __device__ __forceinline__ void mix(int r, uint32_t (&value)[4][4]) const {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      Math::mix(corner_[i], weight_[i], value[2 * r + i]);
-    }
-    if (!__any_sync(~0u, empty_[0] || empty_[1])) return;
+    for (int i = 0; i < 2; ++i) Math::mix(corner_[i], weight_[r][i], value[2 * r + i]);
+    if (!__any_sync(~0u, empty_[r][0] || empty_[r][1])) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) value[2 * r + i][k] = empty_[i] ? 0 : value[2 * r + i][k];
+      for (int k = 0; k < 4; ++k) {
+        value[2 * r + i][k] = empty_[r][i] ? 0 : value[2 * r + i][k];
+      }
     }
   }
 
   const FpropParams& params_;
   const int lane_;
   const int32_t group_;
-  bool exists_[2];          // of this lane's rows
-  uint32_t image_base_[2];  // bytes from the warp's first image
-  float y_[2], x_[2];       // of the first tap without its offset
+  bool exists_[2];                       // of this lane's rows
+  uint32_t image_base_[2];               // bytes from the warp's first image
+  float y_[2], x_[2];                    // of the first tap without its offset
   const uint8_t *offset_[2], *mask_[2];  // channel 0 of the maps
-  int32_t tap_, left_;           // left: bytes of the group from the slice on
-  int32_t raw_tap_, raw_left_;   // the same of the step whose offsets are loaded next
+  int32_t tap_, left_;                   // left: bytes of the group from the slice on
+  int32_t raw_tap_, raw_left_;           // the same of the step whose offsets are loaded next
   int32_t map_[2];
   LaneVectors vectors_;
   uint32_t dy_[2][2], dx_[2][2], modulation_[2][2];  // [row][vector]
-  uint4 next_weight_[2], next_corner_[2];
-  bool next_empty_[2];
-  uint4 weight_[2], corner_[2][4];
-  bool empty_[2];
+  uint4 weight_[2][2];                               // [row][vector]
+  bool empty_[2][2];
+  uint4 planned_[2],
+      corner_[2][4];  // of one row: the offsets planned last, the corners on their way
 };
 
 }  // namespace dcn

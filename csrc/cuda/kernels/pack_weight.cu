@@ -58,7 +58,8 @@ __global__ void __launch_bounds__(kThreads) dcn_pack_weight_kernel(const PackWei
                           int64_t{group} * per_group * params.stride_k + r * params.stride_r +
                           s * params.stride_s;
   const int32_t tile_bytes = rows * kSliceBytes;
-  uint8_t* packed = static_cast<uint8_t*>(params.packed) + int64_t{blockIdx.x} * kParts * tile_bytes;
+  uint8_t* packed =
+      static_cast<uint8_t*>(params.packed) + int64_t{blockIdx.x} * kParts * tile_bytes;
 #pragma unroll
   for (int pass = 0; pass < kBlockRows * kVectorsPerRow / kThreads; ++pass) {
     const int32_t i = pass * kThreads + threadIdx.x;

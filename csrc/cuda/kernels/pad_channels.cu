@@ -1,4 +1,5 @@
-// NHWC with segments of channels padded to whole 16-byte vectors: one thread a vector of the result.
+// NHWC with segments of channels padded to whole 16-byte vectors: one thread a vector of the
+// result.
 #include <algorithm>
 
 #include "fused_params.h"
@@ -21,8 +22,8 @@ __global__ void __launch_bounds__(kPadThreads) dcn_pad_channels_kernel(PadChanne
     Vector<Element, kElements> value = {};
 #pragma unroll
     for (int k = 0; k < kElements; ++k) {
-      const int32_t c = unpadded_channel(
-          params.layout, static_cast<int32_t>(i - pixel * vectors) * kElements + k);
+      const int32_t c = unpadded_channel(params.layout,
+                                         static_cast<int32_t>(i - pixel * vectors) * kElements + k);
       if (c >= 0) value.lane[k] = from[c];
     }
     static_cast<Vector<Element, kElements>*>(params.to)[i] = value;
@@ -32,7 +33,8 @@ __global__ void __launch_bounds__(kPadThreads) dcn_pad_channels_kernel(PadChanne
 }  // namespace
 
 cudaError_t launch_pad_channels(const PadChannelsParams& params, cudaStream_t stream) {
-  const int64_t vectors = params.pixels * params.layout.channels * params.element_bytes / kVectorBytes;
+  const int64_t vectors =
+      params.pixels * params.layout.channels * params.element_bytes / kVectorBytes;
   if (vectors == 0) return cudaSuccess;
   constexpr int64_t kMostBlocks = int64_t{1} << 30;
   const auto blocks = static_cast<unsigned>(std::min(tiles_of(vectors, kPadThreads), kMostBlocks));

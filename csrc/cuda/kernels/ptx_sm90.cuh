@@ -94,50 +94,54 @@ __device__ __forceinline__ uint64_t tile_descriptor(uint32_t tile) {
 }
 
 // wgmma with A in registers, B by descriptor, sums in f32, which `add` keeps (or they start anew).
-// `SHAPE` is "k16.f32.f16.f16" or the like, `TAIL` the signs, and for 16-bit types no transposition.
-#define DCN_SUMS8(i)                                                                              \
-  "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]),      \
+// `SHAPE` is "k16.f32.f16.f16" or the like, `TAIL` the signs, and for 16-bit types no
+// transposition.
+#define DCN_SUMS8(i)                                                                         \
+  "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), \
       "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
 #define DCN_SUMS32(i) DCN_SUMS8(i), DCN_SUMS8(i + 8), DCN_SUMS8(i + 16), DCN_SUMS8(i + 24)
 #define DCN_REGISTERS_0_31                                                                        \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25" \
   ",%26,%27,%28,%29,%30,%31"
-#define DCN_REGISTERS_32_63                                                                       \
-  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,"  \
+#define DCN_REGISTERS_32_63                                                                      \
+  "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54," \
   "%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define DCN_REGISTERS_64_127                                                                      \
-  "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,"  \
-  "%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,"  \
-  "%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,"    \
+#define DCN_REGISTERS_64_127                                                                     \
+  "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86," \
+  "%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107," \
+  "%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,"   \
   "%126,%127"
 #define DCN_A_AND_B "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(static_cast<int>(add))
-#define DCN_WGMMA(NAME, SHAPE, TAIL)                                                              \
-  struct NAME {                                                                                   \
-    static __device__ __forceinline__ void mma(float (&sums)[32], uint32_t a0, uint32_t a1,       \
-                                               uint32_t a2, uint32_t a3, uint64_t b, bool add) {            \
-      asm volatile("{.reg .pred p; setp.ne.s32 p, %37, 0; "                                         \
-                   "wgmma.mma_async.sync.aligned.m64n64" SHAPE " {" DCN_REGISTERS_0_31            \
-                   "}, {%32,%33,%34,%35}, %36, p, " TAIL ";}"                                         \
-                   : DCN_SUMS32(0)                                                                \
-                   : DCN_A_AND_B);                                                                \
-    }                                                                                             \
-    static __device__ __forceinline__ void mma(float (&sums)[64], uint32_t a0, uint32_t a1,       \
-                                               uint32_t a2, uint32_t a3, uint64_t b, bool add) {            \
-      asm volatile("{.reg .pred p; setp.ne.s32 p, %69, 0; "                                         \
-                   "wgmma.mma_async.sync.aligned.m64n128" SHAPE " {" DCN_REGISTERS_0_31           \
-                   "," DCN_REGISTERS_32_63 "}, {%64,%65,%66,%67}, %68, p, " TAIL ";}"                 \
-                   : DCN_SUMS32(0), DCN_SUMS32(32)                                                \
-                   : DCN_A_AND_B);                                                                \
-    }                                                                                             \
-    static __device__ __forceinline__ void mma(float (&sums)[128], uint32_t a0, uint32_t a1,      \
-                                               uint32_t a2, uint32_t a3, uint64_t b, bool add) {            \
-      asm volatile("{.reg .pred p; setp.ne.s32 p, %133, 0; "                                         \
-                   "wgmma.mma_async.sync.aligned.m64n256" SHAPE " {" DCN_REGISTERS_0_31           \
-                   "," DCN_REGISTERS_32_63 "," DCN_REGISTERS_64_127                               \
-                   "}, {%128,%129,%130,%131}, %132, p, " TAIL ";}"                                    \
-                   : DCN_SUMS32(0), DCN_SUMS32(32), DCN_SUMS32(64), DCN_SUMS32(96)                \
-                   : DCN_A_AND_B);                                                                \
-    }                                                                                             \
+#define DCN_WGMMA(NAME, SHAPE, TAIL)                                                             \
+  struct NAME {                                                                                  \
+    static __device__ __forceinline__ void mma(float (&sums)[32], uint32_t a0, uint32_t a1,      \
+                                               uint32_t a2, uint32_t a3, uint64_t b, bool add) { \
+      asm volatile(                                                                              \
+          "{.reg .pred p; setp.ne.s32 p, %37, 0; "                                               \
+          "wgmma.mma_async.sync.aligned.m64n64" SHAPE " {" DCN_REGISTERS_0_31                    \
+          "}, {%32,%33,%34,%35}, %36, p, " TAIL ";}"                                             \
+          : DCN_SUMS32(0)                                                                        \
+          : DCN_A_AND_B);                                                                        \
+    }                                                                                            \
+    static __device__ __forceinline__ void mma(float (&sums)[64], uint32_t a0, uint32_t a1,      \
+                                               uint32_t a2, uint32_t a3, uint64_t b, bool add) { \
+      asm volatile(                                                                              \
+          "{.reg .pred p; setp.ne.s32 p, %69, 0; "                                               \
+          "wgmma.mma_async.sync.aligned.m64n128" SHAPE " {" DCN_REGISTERS_0_31                   \
+          "," DCN_REGISTERS_32_63 "}, {%64,%65,%66,%67}, %68, p, " TAIL ";}"                     \
+          : DCN_SUMS32(0), DCN_SUMS32(32)                                                        \
+          : DCN_A_AND_B);                                                                        \
+    }                                                                                            \
+    static __device__ __forceinline__ void mma(float (&sums)[128], uint32_t a0, uint32_t a1,     \
+                                               uint32_t a2, uint32_t a3, uint64_t b, bool add) { \
+      asm volatile(                                                                              \
+          "{.reg .pred p; setp.ne.s32 p, %133, 0; "                                              \
+          "wgmma.mma_async.sync.aligned.m64n256" SHAPE " {" DCN_REGISTERS_0_31                   \
+          "," DCN_REGISTERS_32_63 "," DCN_REGISTERS_64_127                                       \
+          "}, {%128,%129,%130,%131}, %132, p, " TAIL ";}"                                        \
+          : DCN_SUMS32(0), DCN_SUMS32(32), DCN_SUMS32(64), DCN_SUMS32(96)                        \
+          : DCN_A_AND_B);                                                                        \
+    }                                                                                            \
   };
 
 DCN_WGMMA(WgmmaF16, "k16.f32.f16.f16", "1, 1, 0")

@@ -33,7 +33,8 @@ class WeightRing {
     if (threadIdx.x == 0) {
       ptx::wait_for_previous_grid();  // which packs the weight
       const int ahead = kResident ? steps : kStages - 1;
-      for (int i = 0; i < ahead && unasked_ > 0; ++i) ask(kResident ? 0 : i, tiles_ + i * kTileBytes);
+      for (int i = 0; i < ahead && unasked_ > 0; ++i)
+        ask(kResident ? 0 : i, tiles_ + i * kTileBytes);
     }
     // Every thread keeps count, whichever asks.
     if (threadIdx.x != 0) unasked_ -= kResident ? unasked_ : min(unasked_, int64_t{kStages - 1});

@@ -3,7 +3,8 @@
 //
 // start() waits for the kernel that packs the weight; what does not need it comes before.
 // A step calls wait() for its tile, release_previous() once its warpgroup's multiplications of the
-// step before have ended, and advance() last. Tiles are walked `passes` times, once for each tile of pixels.
+// step before have ended, and advance() last. Tiles are walked `passes` times, once for each tile
+// of pixels.
 #pragma once
 
 #include "../../fprop_tiles.h"
@@ -86,7 +87,8 @@ class WeightRing {
   }
 
   // Lets go of the stage of the step before, and fills the one before that again: all warps have
-  // left it, or soon will. (At the second step that is a stage never used, whose barrier lets pass.)
+  // left it, or soon will. (At the second step that is a stage never used, whose barrier lets
+  // pass.)
   __device__ __forceinline__ void release_previous() {
     if (!started_ || thread_ % 32 != 0) return;
     const bool wrapped = stage_ == 0;
