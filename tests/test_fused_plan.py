@@ -59,7 +59,8 @@ def test_every_layer_runs_fused_forward(layer, kind):
 @LAYER
 @EACH_ARITHMETIC
 def test_memory_beyond_inputs_and_outputs_is_bounded(layer, kind):
-    chosen = plan(case_of(layer), dtype=kind.dtype, tf32=kind.tf32)
+    case = case_of(layer)
+    chosen = plan(case, dtype=kind.dtype, tf32=kind.tf32)
     weight = case.c * case.k * 9 * kind.dtype.itemsize
     # Twice the weight where 3xTF32 keeps its trailing parts: 18 MiB on rcnn-c5, and nothing else.
     packed = 2 * weight if kind.name == "f32" else weight
