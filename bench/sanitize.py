@@ -23,8 +23,11 @@ import dcn
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 # initcheck does not see what cuBLAS stores with the bulk copy engine, as it does in all dtypes but
-# f64, and reports each read of it. tests/test_cuda.py poisons memory instead, in every dtype.
-TOOLS = {"memcheck": DTYPES, "racecheck": DTYPES, "initcheck": ("float64",)}
+# f64, and reports each read of it. So in the others it sees `fused` alone, which calls no cuBLAS;
+# tests/test_cuda.py poisons memory, in every dtype.
+TOOLS = ("memcheck", "racecheck", "initcheck")
+# Beside the plan's own choice: tiles of 64, 128 and 256 pixels and CTAs that share them.
+FUSED = ({"split_k": 1}, {"split_k": 3}, {"tile": 2}, {"tile": 4})
 # N, C, H, W, K, (R, S), G, D: vectors of 8, 4, 2 and 1 channels, and an image of one pixel.
 SHAPES = (
     (3, 32, 7, 9, 24, (3, 3), 1, 1),
@@ -36,7 +39,7 @@ SHAPES = (
 )
 
 
-def run_one(shape, dtype: torch.dtype, channels_last: bool) -> None:
+def run_one(shape, dtype: torch.dtype, channels_last: bool, backward: bool = True) -> None:
     n, c, h, w, k, (r, s), groups, offset_groups = shape
     pad = (r // 2, s // 2)
     p, q = h + 2 * pad[0] - r + 1, w + 2 * pad[1] - s + 1
@@ -58,24 +61,51 @@ def run_one(shape, dtype: torch.dtype, channels_last: bool) -> None:
     for leaf in leaves:
         leaf.requires_grad_()
     out = dcn.deform_conv2d(*leaves[:4], padding=pad, mask=leaves[4])
-    torch.autograd.grad(out, leaves, normal(n, k, p, q).to(dtype))
     bare = dcn.deform_conv2d(*leaves[:3], padding=pad)  # neither mask nor bias
-    torch.autograd.grad(bare, leaves[2], normal(n, k, p, q).to(dtype))
+    if backward:
+        torch.autograd.grad(out, leaves, normal(n, k, p, q).to(dtype))
+        torch.autograd.grad(bare, leaves[2], normal(n, k, p, q).to(dtype))
 
 
-def run_all(dtype: torch.dtype) -> None:
+def run_fused(shape, dtype: torch.dtype, channels_last: bool) -> int:
+    """Forward alone, in both arithmetics of f32; a split needs a step for each of its parts."""
+    calls = 0
+    n, c, h, w, k, (r, s), groups, offset_groups = shape
+    narrow = groups == 1 and offset_groups > 1
+    for forced in FUSED:
+        if ("tile" in forced and narrow) or (forced.get("split_k", 1) > r * s):
+            continue
+        for tf32 in (False, True) if dtype == torch.float32 else (False,):
+            torch.backends.cudnn.allow_tf32 = tf32
+            if forced.get("tile") == 2 and dtype == torch.float32 and not tf32:
+                continue  # not compiled
+            with dcn.force_algorithm("fused", **forced):
+                run_one(shape, dtype, channels_last, backward=False)
+            calls += 1
+    return calls
+
+
+def run_all(dtype: torch.dtype, fused_alone: bool) -> None:
     torch.manual_seed(0)
+    calls = 0
+    fused = dtype != torch.float64 and torch.cuda.get_device_capability()[0] == 9
     for shape in SHAPES:
         for channels_last in (False, True):
+            if fused:
+                calls += run_fused(shape, dtype, channels_last)
+            if fused_alone:
+                continue
             run_one(shape, dtype, channels_last)
             with dcn.force_algorithm("im2col_gemm", lanes=2, chunk_pixels=37):
                 run_one(shape, dtype, channels_last)
+            calls += 2
     torch.cuda.synchronize()
-    print(f"ran {len(SHAPES) * 4} calls, forward and backward", flush=True)
+    print(f"ran {calls} calls", flush=True)
 
 
 def sanitize(job: tuple[str, str]) -> dict:
     tool, dtype = job
+    fused_alone = tool == "initcheck" and dtype != "float64"
     # The caching allocator would hide accesses beyond a tensor inside its larger blocks.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     command = [
@@ -88,6 +118,7 @@ def sanitize(job: tuple[str, str]) -> dict:
         __file__,
         "--inside",
         dtype,
+        *(["--fused-alone"] if fused_alone else []),
     ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     summary = re.findall(r"(ERROR SUMMARY|RACECHECK SUMMARY): (.*)", result.stdout)
@@ -95,7 +126,8 @@ def sanitize(job: tuple[str, str]) -> dict:
         print(result.stdout[:2000], result.stderr[-500:], file=sys.stderr)
     text = " ".join(match[1] for match in summary)
     print(f"{tool:10} {dtype:9} exit {result.returncode}: {text}", flush=True)
-    return {"tool": tool, "dtype": dtype, "exit": result.returncode, "summary": text}
+    row = {"tool": tool, "dtype": dtype, "exit": result.returncode, "summary": text}
+    return row | {"ran": re.findall(r"ran .*", result.stdout)[:1], "fused_alone": fused_alone}
 
 
 def main() -> int:
@@ -103,11 +135,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where to write the summaries, as JSON")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--inside", metavar="DTYPE", help=argparse.SUPPRESS)
+    parser.add_argument("--fused-alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
-        run_all(getattr(torch, args.inside))
+        run_all(getattr(torch, args.inside), args.fused_alone)
         return 0
-    jobs = [(tool, dtype) for tool in args.tools for dtype in TOOLS[tool]]
+    jobs = [(tool, dtype) for tool in args.tools for dtype in DTYPES]
     with ThreadPoolExecutor(len(jobs)) as pool:
         rows = list(pool.map(sanitize, jobs))
     if args.out:

@@ -66,12 +66,19 @@ def _request(
     return request
 
 
-def plan(input_shape: Sequence[int], weight_shape: Sequence[int], **options) -> _C.Plan:
+def plan(
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *,
+    algorithm: str | None = None,
+    **options,
+) -> _C.Plan:
     """The plan for a call, on a device that need not be there.
 
     Args:
         input_shape: ``[N, C, H, W]``.
         weight_shape: ``[K, C/G, R, S]``.
+        algorithm: forced, as by `force_algorithm`; None: the plan decides.
         options: ``stride``, ``padding``, ``dilation`` (int or pair), ``offset_groups``,
             ``pass_`` (``"forward"`` or ``"backward"``), ``dtype`` (torch's, or ``"bf16"``, ...),
             ``device`` (a preset: ``"cpu"``, ``"h200"``, ``"a100"``, ``"l20"``, ``"rtx4090"``),
@@ -81,9 +88,16 @@ def plan(input_shape: Sequence[int], weight_shape: Sequence[int], **options) -> 
 
     Returns:
         A value with ``algorithm``, ``chunk_pixels``, ``chunks``, ``lanes``, ``columns_bytes``,
-        ``workspace_bytes``, ``accumulator_bytes`` and ``deterministic``.
+        ``workspace_bytes``, ``accumulator_bytes`` and ``deterministic``; of `fused` also ``tile``
+        and ``split_k``.
+
+    Raises:
+        ValueError: for a shape that no convolution has, and for an algorithm that cannot serve it.
     """
-    return _C.make_plan(_request(input_shape, weight_shape, **options))
+    request = _request(input_shape, weight_shape, **options)
+    if algorithm is not None:
+        request.forced = _C.ForcedPlan(algorithm)
+    return _C.make_plan(request)
 
 
 def why_not(
@@ -100,9 +114,12 @@ def force_algorithm(
     """Runs every call of this thread in the scope with `algorithm`, and their backward passes too.
 
     Args:
-        algorithm: ``"im2col_gemm"`` on CUDA, ``"cpu"`` on the CPU.
-        lanes: chunks in flight, each on a stream of its own; 0: the plan decides.
-        chunk_pixels: output pixels a chunk; 0: the plan decides.
+        algorithm: ``"im2col_gemm"`` or ``"fused"`` on CUDA, ``"cpu"`` on the CPU. A pass that the
+            algorithm does not have, the backward pass of `fused`, follows the plan.
+        lanes: of im2col_gemm, chunks in flight, each on a stream of its own; 0: the plan decides.
+        chunk_pixels: of im2col_gemm, output pixels a chunk; 0: the plan decides.
+        tile: of fused, which of its compiled tiles; -1: the plan decides.
+        split_k: of fused, CTAs that share a tile; 0: the plan decides.
 
     Raises:
         RuntimeError: from a call that the algorithm cannot serve, with the reason.

@@ -82,29 +82,24 @@ SIXTEEN_BITS = [kind for kind in ARITHMETICS if not kind.wide]
 
 # Mixed in packed 16-bit arithmetic a value is rounded four times, and its four weights once each:
 # on random corners, fractions and masks its error is 1.86 times that of a single rounding. The
-# output's own rounding comes to both, so that a sum without a bias has 1.5 times the error of the
-# result mixed in f32, and one with a bias of a standard deviation of 1, the benchmark's, 1.05.
-WITHOUT_BIAS, WITH_BIAS = 1.55, 1.25
+# output's own rounding comes to both, so that a result without a bias has 1.5 times the error of
+# the one mixed in f32. (A bias hides that: with the benchmark's it is 1.05.)
+PACKED = 1.55
 
 
 @pytest.mark.parametrize("case", MEASURED, ids=lambda case: case.name)
 @pytest.mark.parametrize("kind", SIXTEEN_BITS, ids=lambda kind: kind.name)
 def test_error_of_16_bit_interpolation(case, kind):
     """Against the same call with columns mixed in float32 and then rounded."""
-    tensors = draw(case, kind, offset_dtype=torch.float32)
-    for bias, most in (
-        (None, WITHOUT_BIAS),
-        (torch.randn(case.k).to("cuda", kind.dtype), WITH_BIAS),
-    ):
-        tensors["bias"] = bias
-        truth = reference(case, tensors)
-        with dcn.force_algorithm("im2col_gemm"):
-            mixed_in_f32 = dcn.deform_conv2d(**tensors, **case.geometry)
-        assert dcn.last_plan().algorithm == "im2col_gemm"
-        theirs = relative_error(mixed_in_f32, truth)
-        for tile, split_k in choices(case, kind):
-            error = relative_error(run(case, kind, tensors, tile, split_k), truth)
-            assert error <= most * theirs, (tile, split_k, error / theirs)
+    tensors = draw(case, kind, offset_dtype=torch.float32) | {"bias": None}
+    truth = reference(case, tensors)
+    with dcn.force_algorithm("im2col_gemm"):
+        mixed_in_f32 = dcn.deform_conv2d(**tensors, **case.geometry)
+    assert dcn.last_plan().algorithm == "im2col_gemm"
+    theirs = relative_error(mixed_in_f32, truth)
+    for tile, split_k in choices(case, kind):
+        error = relative_error(run(case, kind, tensors, tile, split_k), truth)
+        assert error <= PACKED * theirs, (tile, split_k, error / theirs)
 
 
 @pytest.mark.parametrize("kind", SIXTEEN_BITS, ids=lambda kind: kind.name)

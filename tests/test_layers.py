@@ -16,7 +16,10 @@ PYTHON = [
 ]
 FACTS = [CSRC / "shape.h", CSRC / "bilinear.h"]
 KERNELS = [path for path in CODE if path.parent == CSRC / "cuda" / "kernels"]
-PLANS = [CSRC / "plan.h", CSRC / "plan.cpp"]
+PLANS = [
+    *(CSRC / "plan.h", CSRC / "plan.cpp", CSRC / "fused_plan.h", CSRC / "fused_plan.cpp"),
+    *(CSRC / "fused_layout.h", CSRC / "fprop_tiles.h", CSRC / "fast_divide.h"),
+]
 TORCH_HEADER = re.compile(r"^(torch|ATen|c10|caffe2)/")
 
 
@@ -71,7 +74,7 @@ def test_no_torch_header_below_the_top_layer(path):
 @pytest.mark.parametrize("path", FACTS + PLANS, ids=name)
 def test_facts_and_plans_are_plain_cpp(path):
     """Standard headers and each other; nothing of CUDA, nothing of the layers above."""
-    allowed = {"shape.h", "bilinear.h", "plan.h"}
+    allowed = {path.name for path in FACTS + PLANS if path.suffix == ".h"}
     for header in includes_of_all(path):
         assert header in allowed or re.fullmatch(r"[a-z_]+", header), header
 

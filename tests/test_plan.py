@@ -46,6 +46,10 @@ def plan(layer, **more):
     return dcn.plan(*shapes(layer), **options(layer), **more)
 
 
+def im2col_plan(layer, **more):
+    return plan(layer, algorithm="im2col_gemm", **more)
+
+
 def cut(plan):
     return plan.chunk_pixels, plan.chunks, plan.lanes
 
@@ -56,7 +60,7 @@ LAYER = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 @LAYER
 def test_pinned_plans_on_an_h200(layer):
     calls = [(dtype, pass_) for dtype in ("f16", "f32") for pass_ in ("forward", "backward")]
-    plans = [plan(layer, dtype=dtype, pass_=pass_) for dtype, pass_ in calls]
+    plans = [im2col_plan(layer, dtype=dtype, pass_=pass_) for dtype, pass_ in calls]
     assert [each.algorithm for each in plans] == ["im2col_gemm"] * 4
     chosen = tuple(cut(each) for each in plans)
     assert chosen == PINNED.get(layer.name), f'"{layer.name}": {chosen},'
@@ -67,7 +71,7 @@ def test_pinned_plans_on_an_h200(layer):
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
 def test_memory_beyond_inputs_and_outputs_is_bounded(layer, dtype, pass_):
     """Columns, workspaces and weight sums; the f32 sums of the input gradient are apart."""
-    chosen = plan(layer, dtype=dtype, pass_=pass_)
+    chosen = im2col_plan(layer, dtype=dtype, pass_=pass_)
     assert 0 < chosen.workspace_bytes <= 64 << 20
     narrow = dtype != "f32"
     pixels = layer.N * layer.C * layer.H * layer.W
@@ -81,7 +85,7 @@ def test_memory_beyond_inputs_and_outputs_is_bounded(layer, dtype, pass_):
 @pytest.mark.parametrize("device", GPUS)
 def test_chunks_cover_the_output_on_every_device(layer, device):
     for dtype in ("f16", "f32"):
-        chosen = plan(layer, dtype=dtype, device=device)
+        chosen = im2col_plan(layer, dtype=dtype, device=device)
         assert chosen.workspace_bytes <= 64 << 20
         pixels = layer.N * layer.H * layer.W
         assert (chosen.chunks - 1) * chosen.chunk_pixels < pixels
@@ -96,7 +100,7 @@ def test_the_cpu_runs_cpu(layer):
 
 def test_torch_dtypes_are_understood():
     for name, dtype in (("f64", torch.float64), ("bf16", torch.bfloat16)):
-        by_name, by_dtype = (plan(LAYERS[0], dtype=each) for each in (name, dtype))
+        by_name, by_dtype = (im2col_plan(LAYERS[0], dtype=each) for each in (name, dtype))
         assert by_name.columns_bytes == by_dtype.columns_bytes == 2048 * 9 * 64 * dtype.itemsize
 
 
@@ -104,7 +108,7 @@ def test_im2col_step_is_a_number_of_images():
     layer = next(layer for layer in LAYERS if layer.N == 16)
     pixels = layer.H * layer.W
     for step, chunks in ((1, 16), (3, 6), (16, 1), (100, 1)):
-        chosen = plan(layer, im2col_step=step)
+        chosen = im2col_plan(layer, im2col_step=step)
         assert (chosen.chunk_pixels, chosen.chunks) == (min(step, 16) * pixels, chunks)
 
 
@@ -160,7 +164,7 @@ def test_an_unknown_algorithm_is_refused_with_its_name():
 
 
 def test_plans_print_themselves():
-    chosen = plan(LAYERS[0], im2col_step=1)
+    chosen = im2col_plan(LAYERS[0], im2col_step=1)
     assert str(chosen) in repr(chosen)
     assert str(chosen).startswith("im2col_gemm: 2 chunks of 1024 pixels on ")
     assert str(plan(LAYERS[0], device="cpu")) == "cpu"
@@ -247,5 +251,6 @@ def test_a_shape_that_no_convolution_has_is_refused(change):
 
 
 def test_a_huge_im2col_step_means_all_images():
-    plan = dcn.plan((2, 8, 32, 32), (8, 8, 1, 1), im2col_step=2**62)
+    shapes = (2, 8, 32, 32), (8, 8, 1, 1)
+    plan = dcn.plan(*shapes, algorithm="im2col_gemm", im2col_step=2**62)
     assert cut(plan) == (2 * 32 * 32, 1, 1)

@@ -8,7 +8,7 @@ namespace dcn {
 namespace {
 
 constexpr int64_t kMiB = int64_t{1} << 20;
-constexpr Algorithm kAlgorithms[] = {Algorithm::kCpu, Algorithm::kIm2colGemm};
+constexpr Algorithm kAlgorithms[] = {Algorithm::kCpu, Algorithm::kIm2colGemm, Algorithm::kFused};
 constexpr Dtype kDtypes[] = {Dtype::kF64, Dtype::kF32, Dtype::kF16, Dtype::kBF16};
 
 // A 3x3 layer with padding 1: the output is as large as the input.
@@ -116,6 +116,7 @@ TEST(Im2colGemm, ChunksCoverTheOutputOnce) {
             asked.dtype = dtype;
             asked.pass = pass;
             asked.im2col_step = step;
+            asked.forced = ForcedPlan{Algorithm::kIm2colGemm};
             expect_sound(asked);
           }
         }
@@ -139,6 +140,7 @@ TEST(Im2colGemm, WorkspaceIsBounded) {
 
 TEST(Im2colGemm, StepsAreImages) {
   PlanRequest asked = request(layer(7, 64, 32, 40, 64));
+  asked.forced = ForcedPlan{Algorithm::kIm2colGemm};
   for (const int step : {1, 2, 3, 7}) {
     asked.im2col_step = step;
     const Plan plan = make_plan(asked);
