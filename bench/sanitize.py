@@ -9,6 +9,7 @@ chunks and lanes, tiles that cross images, and samples inside, outside, at the b
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -20,14 +21,15 @@ from pathlib import Path
 import torch
 
 import dcn
+from dcn import _C, planning
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 # initcheck does not see what cuBLAS stores with the bulk copy engine, as it does in all dtypes but
 # f64, and reports each read of it. So in the others it sees `fused` alone, which calls no cuBLAS;
 # tests/test_cuda.py poisons memory, in every dtype.
 TOOLS = ("memcheck", "racecheck", "initcheck")
-# Beside the plan's own choice: tiles of 64, 128 and 256 pixels and CTAs that share them.
-FUSED = ({"split_k": 1}, {"split_k": 3}, {"tile": 2}, {"tile": 4})
+# What is asked of the plan for `fused`: every tile, alone and shared by three CTAs.
+TILES, SPLITS = range(16), (1, 3)
 # N, C, H, W, K, (R, S), G, D: vectors of 8, 4, 2 and 1 channels, and an image of one pixel.
 SHAPES = (
     (3, 32, 7, 9, 24, (3, 3), 1, 1),
@@ -67,19 +69,31 @@ def run_one(shape, dtype: torch.dtype, channels_last: bool, backward: bool = Tru
         torch.autograd.grad(bare, leaves[2], normal(n, k, p, q).to(dtype))
 
 
-def run_fused(shape, dtype: torch.dtype, channels_last: bool) -> int:
-    """Forward alone, in both arithmetics of f32; a split needs a step for each of its parts."""
-    calls = 0
+def fused_choices(shape, dtype: torch.dtype, tf32: bool) -> list[tuple[int, int]]:
+    """The (tile, split_k) that the plan accepts."""
     n, c, h, w, k, (r, s), groups, offset_groups = shape
-    narrow = groups == 1 and offset_groups > 1
-    for forced in FUSED:
-        if ("tile" in forced and narrow) or (forced.get("split_k", 1) > r * s):
+    request = planning._request(
+        (n, c, h, w), (k, c // groups, r, s),
+        padding=(r // 2, s // 2), offset_groups=offset_groups, dtype=dtype, tf32=tf32,
+    )  # fmt: skip
+    accepted = []
+    for tile, split_k in itertools.product(TILES, SPLITS):
+        request.forced = _C.ForcedPlan("fused", tile=tile, split_k=split_k)
+        try:
+            _C.make_plan(request)
+        except ValueError:
             continue
-        for tf32 in (False, True) if dtype == torch.float32 else (False,):
-            torch.backends.cudnn.allow_tf32 = tf32
-            if forced.get("tile") == 2 and dtype == torch.float32 and not tf32:
-                continue  # not compiled
-            with dcn.force_algorithm("fused", **forced):
+        accepted.append((tile, split_k))
+    return accepted
+
+
+def run_fused(shape, dtype: torch.dtype, channels_last: bool) -> int:
+    """Forward alone; f32 in both of its arithmetics. Returns the number of calls."""
+    calls = 0
+    for tf32 in (False, True) if dtype == torch.float32 else (False,):
+        torch.backends.cudnn.allow_tf32 = tf32
+        for tile, split_k in fused_choices(shape, dtype, tf32):
+            with dcn.force_algorithm("fused", tile=tile, split_k=split_k):
                 run_one(shape, dtype, channels_last, backward=False)
             calls += 1
     return calls
