@@ -58,7 +58,7 @@ class OutputTile {
     const float4 low = bias[0], high = bias[1];
     const float add[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
     const int32_t first = first_ + j * kChannelsPerStore;
-    if (!whole_ && first < end_) __syncwarp();  // `exchange_` has been read
+    if (!whole_) __syncwarp();  // the plan that `exchange_` overwrites has been read
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int64_t origin = __shfl_sync(~0u, origin_, lane / 4 + 8 * r);
@@ -98,12 +98,14 @@ class OutputTile {
     const int32_t row = threadIdx.x % kWarpPixels;
     const int64_t step = params_.nchw ? params_.shape.output_pixels_per_image() : 1;
     const int64_t origin = __shfl_sync(~0u, origin_, row);
-    if (origin < 0) return;
 #pragma unroll 1
     for (int32_t i = threadIdx.x / kWarpPixels & 1; i < channels; i += 2) {
-      narrow(exchange_[i * kExchangeRow + row],
-             static_cast<Element*>(params_.output)[origin + (first + i) * step]);
+      const float value = exchange_[i * kExchangeRow + row];
+      if (origin >= 0) {
+        narrow(value, static_cast<Element*>(params_.output)[origin + (first + i) * step]);
+      }
     }
+    __syncwarp();  // the next channels overwrite these
   }
 
   const FpropParams& params_;
@@ -146,6 +148,7 @@ __device__ __forceinline__ void store_split_tile(const FpropParams& params,
   };
 
   __shared__ int32_t drawn;
+  __syncthreads();  // the ticket of the tile before has been read
   if (threadIdx.x == 0) {
     drawn = atomicAdd(&shared_tile->tickets, 1);
     if (drawn == parts - 1) {
