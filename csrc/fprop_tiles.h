@@ -13,11 +13,13 @@ constexpr int64_t tiles_of(int64_t length, int64_t tile) { return (length + tile
 // Tiles of the weight in a step: leading, and for 3xTF32 trailing parts.
 constexpr int weight_parts(FusedMath math) { return math == FusedMath::k3xTf32 ? 2 : 1; }
 
-// What a CTA of compute capability 9.0 can have of shared memory.
+// What a CTA of compute capability 9.0 can have of shared memory, and one of any other from 8.0 on.
 constexpr int kStaticSharedBytes = 64;  // WeightRequests and a ticket
 constexpr int kFusedSharedBytes = 227 * 1024 - kStaticSharedBytes;
+constexpr int kFusedSharedBytesSm80 = 99 * 1024;
 
-// A compiled tile of fprop_sm90: pixels x output channels, a warpgroup for 64 pixels.
+// A compiled tile: pixels x output channels. fprop_sm90 has a warp for 16 pixels, and runs on
+// compute capability 9.x alone; fprop_sm80 has a warp for 16 or 32, and runs on 8.0 and newer.
 struct FpropTile {
   int pixels;
   int channels;
@@ -27,7 +29,14 @@ struct FpropTile {
   bool overlap;        // values are mixed while the step before is multiplied
   // Nanoseconds of a step with 16-bit, tf32 and 3xTF32 arithmetic, on an H200 whose
   // multiprocessors are all at it (3x3 kernels, the layers of the benchmark). 0: not compiled.
+  // Those of a tile for 8.0 are estimates, for an A100 and not measured: gathers and instructions
+  // take what they take on the H200 by the clocks (1.98 to 1.41 GHz), and weights pass through the
+  // L1 once for each warp, 128 bytes a clock. A step lasts while its multiprocessor serves as many
+  // steps as it has CTAs.
   int step_ns[3];
+  int architecture = 90;
+  int warp_pixels = 16;
+  int ctas = 1;  // on a multiprocessor, as registers allow it
 };
 
 constexpr FpropTile kFpropTiles[] = {
@@ -46,6 +55,12 @@ constexpr FpropTile kFpropTiles[] = {
     {192, 64, true, 4, 1, false, {2600, 1800, 0}},
     {128, 64, true, 4, 1, false, {0, 0, 1900}},
     {128, 128, true, 4, 1, false, {2130, 1520, 0}},
+    // For 8.0. Stages hold half a weight tile.
+    {128, 128, false, 3, 1, false, {2720, 2820, 0}, 80, 32, 2},
+    {128, 64, false, 4, 1, false, {2360, 2460, 4330}, 80, 32, 2},
+    {64, 64, false, 4, 1, false, {2040, 2120, 2520}, 80, 16, 3},
+    {64, 64, true, 4, 1, false, {2780, 2040, 3380}, 80, 16, 2},
+    {128, 128, true, 3, 1, false, {3700, 2850, 0}, 80, 16, 1},
 };
 constexpr int kFpropTileCount = sizeof(kFpropTiles) / sizeof(kFpropTiles[0]);
 
@@ -57,6 +72,7 @@ struct SplitTile {
 };
 
 constexpr int kWarpPixels = 16;
+constexpr int kMostWarpPixels = 32;  // of fprop_sm80
 // A warp's plan: weights and corners of kPlanTaps samples of each of its pixels, and which are
 // outside.
 constexpr int kPlanBytes = kPlanTaps * kWarpPixels * 32 + 64;
@@ -67,16 +83,25 @@ constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {
   return weight_parts(math) * tile.channels * kSliceBytes;
 }
 constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t steps) {
-  const int64_t weight_tiles = tile.stages == 0 ? steps : tile.stages;
   const int plans = tile.pixels / kWarpPixels;
+  if (tile.architecture == 80) {
+    return tile.stages * weight_tile_bytes(tile, math) / 2 + kBarrierBytes + tile.channels * 4 +
+           plans * kPlanBytes;
+  }
+  const int64_t weight_tiles = tile.stages == 0 ? steps : tile.stages;
   return kTileAlignment + weight_tiles * weight_tile_bytes(tile, math) + kBarrierBytes +
          tile.channels * 4 + plans * kPlanBytes;  // the bias lies between
 }
 constexpr int step_ns(const FpropTile& tile, FusedMath math) {
   return tile.step_ns[math == FusedMath::k3xTf32 ? 2 : math == FusedMath::kTf32 ? 1 : 0];
 }
+// CTAs on a multiprocessor; fragments of 3xTF32 leave registers for two.
+constexpr int ctas_of(const FpropTile& tile, FusedMath math) {
+  return math == FusedMath::k3xTf32 && tile.ctas > 2 ? 2 : tile.ctas;
+}
 constexpr bool tile_exists(const FpropTile& tile, FusedMath math) {
-  return step_ns(tile, math) > 0 && shared_bytes(tile, math, 1) <= kFusedSharedBytes;
+  const int most = tile.architecture == 80 ? kFusedSharedBytesSm80 : kFusedSharedBytes;
+  return step_ns(tile, math) > 0 && shared_bytes(tile, math, 1) <= most;
 }
 
 }  // namespace dcn

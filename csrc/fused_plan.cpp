@@ -13,7 +13,14 @@ namespace {
 constexpr int32_t kMostCoordinate = 1 << 22;
 constexpr int64_t kMostGridRows = 1 << 16;
 
+// fprop_sm80 runs on 9.x too, slower than fprop_sm90.
+bool runs_on(const FpropTile& tile, int compute_capability, bool forced) {
+  const bool sm90 = compute_capability / 10 == 9;
+  return tile.architecture == 90 ? sm90 : forced || !sm90;
+}
+
 bool fits(const FpropTile& tile, FusedMath math, const FusedLayout& layout, int split_k) {
+  if (tile.architecture == 80 && split_k > 1) return false;
   return tile_exists(tile, math) && tile.narrow == layout.narrow && split_k <= layout.steps &&
          shared_bytes(tile, math, tiles_of(layout.steps, split_k)) <= kFusedSharedBytes;
 }
@@ -56,13 +63,13 @@ FusedPlan candidate(const ConvShape& shape, const FusedLayout& layout, FusedMath
   return plan;
 }
 
-// Nanoseconds. CTAs of the grid walk rounds of tiles, one CTA on each multiprocessor.
+// Nanoseconds. CTAs of the grid walk rounds of tiles.
 int64_t estimate(const ConvShape& shape, const FusedLayout& layout, const FusedPlan& plan,
                  int multiprocessors) {
   const FpropTile& tile = kFpropTiles[plan.tile];
   const Work work = work_of(shape, tile);
-  const int64_t rounds =
-      tiles_of(work.pixel_tiles * work.channel_tiles * plan.split_k, multiprocessors);
+  const int64_t rounds = tiles_of(work.pixel_tiles * work.channel_tiles * plan.split_k,
+                                  multiprocessors * ctas_of(tile, plan.math));
   const int64_t steps = tiles_of(layout.steps, plan.split_k);
   const int64_t sums = (plan.split_k - 1) * int64_t{tile.pixels} * tile.channels * 4;
   return rounds * (steps * step_ns(tile, plan.math) + kTileNs) + (plan.split_k > 1 ? kSplitNs : 0) +
@@ -85,19 +92,20 @@ const char* name_of(FusedMath math) {
   throw std::logic_error("arithmetic without a name");
 }
 
-FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, int multiprocessors, int tile,
-                             int split_k) {
+FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, const FusedDevice& device,
+                             int tile, int split_k) {
   const FusedLayout layout = fused_layout(shape, element_bytes(math));
   FusedPlan best;
   int64_t best_time = std::numeric_limits<int64_t>::max();
   bool best_bounded = false;
   for (int t = 0; t < kFpropTileCount; ++t) {
     if (tile >= 0 && t != tile) continue;
+    if (!runs_on(kFpropTiles[t], device.compute_capability, tile >= 0)) continue;
     for (int parts = 1; parts <= kMostParts; ++parts) {
       if (split_k > 0 && parts != split_k) continue;
       if (!fits(kFpropTiles[t], math, layout, parts)) continue;
       const FusedPlan plan = candidate(shape, layout, math, t, parts);
-      const int64_t time = estimate(shape, layout, plan, multiprocessors);
+      const int64_t time = estimate(shape, layout, plan, device.multiprocessors);
       const bool bounded = workspace_bytes(plan) <= kMostWorkspace || plan.partial_bytes == 0;
       if (bounded < best_bounded || (bounded == best_bounded && time >= best_time)) continue;
       best = plan;
@@ -136,10 +144,10 @@ std::string why_not_fused(const ConvShape& shape, FusedMath math) {
   // A warp addresses the images that its pixels lie in with 32 bits.
   const FusedLayout layout = fused_layout(shape, element_bytes(math));
   const int64_t image = int64_t{shape.H} * shape.W * layout.channels * element_bytes(math);
-  const int64_t met = tiles_of(kWarpPixels - 1, shape.output_pixels_per_image()) + 1;
+  const int64_t met = tiles_of(kMostWarpPixels - 1, shape.output_pixels_per_image()) + 1;
   const int64_t images = std::min<int64_t>(met, shape.N);
   if (image * images >= k32Bits) {
-    return says("the bytes of the images that 16 output pixels meet", k32Bits, image * images);
+    return says("the bytes of the images that 32 output pixels meet", k32Bits, image * images);
   }
   const int64_t channel_tiles = shape.G * tiles_of(shape.output_channels_per_group(), 64);
   if (channel_tiles >= kMostGridRows) {

@@ -29,8 +29,13 @@ inline int64_t workspace_bytes(const FusedPlan& plan) {
 }
 
 // The tile and the split: the given ones (-1, 0: free), or the quickest by the estimate.
-FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, int multiprocessors, int tile,
-                             int split_k);
+// A tile of fprop_sm80 runs on any device, and is chosen where fprop_sm90 does not run.
+struct FusedDevice {
+  int compute_capability;  // 90 for 9.0
+  int multiprocessors;
+};
+FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, const FusedDevice& device,
+                             int tile, int split_k);
 
 // Whether fused is quicker than writing columns: it multiplies whole tiles, so small groups are
 // mostly zeros.

@@ -120,7 +120,8 @@ Plan plan_fused(const PlanRequest& request) {
   Plan plan;
   plan.algorithm = Algorithm::kFused;
   plan.fused = plan_fused_forward(
-      request.shape, fused_math(request), request.device.multiprocessors,
+      request.shape, fused_math(request),
+      {request.device.compute_capability, request.device.multiprocessors},
       request.forced ? request.forced->tile : -1, request.forced ? request.forced->split_k : 0);
   plan.workspace_bytes = workspace_bytes(plan.fused);
   return plan;
@@ -227,8 +228,8 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
       if (request.pass == Pass::kBackward) return "fused has no backward pass";
       if (request.dtype == Dtype::kF64)
         return "fused runs on tensor cores, which f64 is left out of";
-      if (request.device.compute_capability / 10 != 9) {
-        return "fused needs compute capability 9.x, but the device has " +
+      if (request.device.compute_capability < 80) {
+        return "fused needs compute capability 8.0 or newer, but the device has " +
                std::to_string(request.device.compute_capability / 10) + "." +
                std::to_string(request.device.compute_capability % 10);
       }

@@ -62,7 +62,9 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   pack.stride_c = call.weight.stride(1);
   pack.stride_r = call.weight.stride(2);
   pack.stride_s = call.weight.stride(3);
+  const bool sm80 = kFpropTiles[plan.tile].architecture == 80;
   pack.tile_channels = kFpropTiles[plan.tile].channels;
+  pack.for_mma_sync = sm80;
   pack.packed = bytes;
   pack.counters = reinterpret_cast<int32_t*>(counters);
   pack.counter_count = static_cast<int32_t>(plan.counter_bytes / sizeof(int32_t));
@@ -81,7 +83,8 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   params.split_k = plan.split_k;
   params.partial = reinterpret_cast<float*>(partial);
   params.split_tiles = reinterpret_cast<SplitTile*>(counters);
-  C10_CUDA_CHECK(launch_fprop_sm90(params, plan.math, plan.tile, call.multiprocessors, stream));
+  const auto launch = sm80 ? launch_fprop_sm80 : launch_fprop_sm90;
+  C10_CUDA_CHECK(launch(params, plan.math, plan.tile, call.multiprocessors, stream));
 }
 
 }  // namespace dcn

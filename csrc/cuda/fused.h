@@ -1,5 +1,5 @@
 // The algorithm fused: an implicit GEMM on tensor cores that samples into registers and writes no
-// columns to memory. Forward, compute capability 9.0.
+// columns to memory. Forward, compute capability 8.0 and newer.
 #pragma once
 
 #include <ATen/core/Tensor.h>

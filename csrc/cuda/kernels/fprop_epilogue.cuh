@@ -7,6 +7,7 @@
 #pragma once
 
 #include "fused_gather.cuh"
+#include "ptx_sm80.cuh"
 
 namespace dcn {
 

@@ -22,6 +22,7 @@
 
 #include "fprop_epilogue.cuh"
 #include "fused_gather.cuh"
+#include "fused_wgmma.cuh"
 #include "kernel_setup.h"
 #include "narrow_gather.cuh"
 #include "weight_tiles.cuh"
@@ -185,7 +186,8 @@ cudaError_t launch_fprop_tile(const FpropParams& params, int tile, int multiproc
                               cudaStream_t stream, std::integer_sequence<int, kTile...>) {
   cudaError_t result = cudaErrorInvalidValue;  // no such tile
   const auto launch_if = [&](auto index) {
-    if constexpr (tile_exists(kFpropTiles[index()], Math::kKind)) {
+    constexpr FpropTile kCandidate = kFpropTiles[index()];
+    if constexpr (kCandidate.architecture == 90 && tile_exists(kCandidate, Math::kKind)) {
       if (tile == index()) {
         result = launch_fprop_config<FpropConfig<Math, index()>>(params, multiprocessors, stream);
       }

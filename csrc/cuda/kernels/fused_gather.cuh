@@ -78,8 +78,9 @@ struct WarpPlan {
 };
 static_assert(sizeof(WarpPlan) == kPlanBytes);
 
-// For offset groups as wide as a slice or wider: each sample is planned once, by the whole warp.
-template <class Math, int kRowsInFlight>
+// For offset groups as wide as a slice or wider: each sample is planned once, by the whole warp,
+// which has kRowTiles times 16 rows and as many plans.
+template <class Math, int kRowsInFlight, int kRowTiles = 1>
 class WideGather {
  public:
   __device__ __forceinline__ WideGather(const FpropParams& params, uint8_t* plans, int32_t group,
@@ -87,9 +88,11 @@ class WideGather {
       : params_(params),
         lane_(thread % 32),
         group_(group),
-        plan_(*reinterpret_cast<WarpPlan*>(plans + thread / 32 * kPlanBytes)),
-        own_(*reinterpret_cast<WarpPlan*>(
-            plans + kept(threadIdx.x / 32 * kPlanBytes + threadIdx.x % 32 / 4 * 16))) {}
+        plan_(reinterpret_cast<WarpPlan*>(plans + thread / 32 * kRowTiles * kPlanBytes)),
+        own_(reinterpret_cast<WarpPlan*>(plans + kept(threadIdx.x / 32 * kRowTiles * kPlanBytes +
+                                                      threadIdx.x % 32 / 4 * 16))) {
+    static_assert(kRowTiles == 1 || kRowsInFlight == 1);
+  }
 
   // Steps that follow one another without a new plan, from `at` on.
   static __device__ __forceinline__ int32_t run_length(const FpropParams& params, FusedStep at) {
@@ -99,13 +102,23 @@ class WideGather {
   }
 
   __device__ __forceinline__ void begin(const TileRow& row, FusedStep at) {
+    begin_tiles([&](int) { return row; }, at);
+  }
+  // `row_of`: the row of this lane in row tile t.
+  template <class RowOf>
+  __device__ __forceinline__ void begin_tiles(RowOf row_of, FusedStep at) {
+    TileRow row = row_of(0);
     const int32_t first_image = __shfl_sync(~0u, row.at.n, 0);  // of the warp
     const int64_t image_elements =
         int64_t{params_.shape.H} * params_.shape.W * params_.layout.channels;
     chunk_ = min(params_.layout.chunk_taps, params_.shape.taps() - at.first_tap) << kTapsAt;
-    plan_chunk(row,
-               static_cast<uint32_t>((row.at.n - first_image) * image_elements) * kElementBytes,
-               at.block, at.first_tap);
+#pragma unroll 1
+    for (int t = 0; t < kRowTiles; ++t) {
+      if (t > 0) row = row_of(t);
+      plan_chunk(t, row,
+                 static_cast<uint32_t>((row.at.n - first_image) * image_elements) * kElementBytes,
+                 at.block, at.first_tap);
+    }
     tap_ = at.tap - at.first_tap;
     const int32_t block_bytes = params_.layout.block_channels * kElementBytes;
     left_ = block_bytes - at.slice * kSliceBytes;
@@ -114,14 +127,30 @@ class WideGather {
         (first_image * image_elements + group_ * params_.layout.group_channels) * kElementBytes +
         at.block * block_bytes + at.slice * kSliceBytes;
     vectors_.locate(slice, left_, lane_);
+    start();
+  }
+
+  // The first loads of a step that has none on their way.
+  __device__ __forceinline__ void start() {
     load(0);
     if (kRowsInFlight == 2) load(1);
   }
 
-  // The values of this step; with `more`, the loads of the next one are on their way at the end.
-  __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more) {
+  // What a step without more does instead: registers that are not written would have to be kept.
+  __device__ __forceinline__ void stop() {
+#pragma unroll
+    for (auto& vector : corner_) {
+#pragma unroll
+      for (uint4& corner : vector) corner = {};
+    }
+  }
+
+  // The values of this step for row tile t, one tile after the other; with `more`, the loads of the
+  // next step are on their way at the end.
+  __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more, int t = 0) {
     const int32_t tap = tap_;
-    const bool clears = left_ < kSliceBytes || (chunk_ >> tap & 1u);
+    const bool last = t + 1 == kRowTiles;
+    const bool clears = left_ < kSliceBytes || (chunk_ >> (kTilesAt * t + tap) & 1u);
     if constexpr (kRowsInFlight == 2) {
       advance();
       mix(0, tap, value);
@@ -129,22 +158,22 @@ class WideGather {
       mix(1, tap, value);
       if (more) load(1);
     } else {
-      mix(0, tap, value);
-      load(1);
-      mix(1, tap, value);
-      advance();
-      if (more) load(0);
+      mix(0, tap, value, t);
+      load(2 * t + 1);
+      mix(1, tap, value, t);
+      if (last) advance();
+      if (!last || more) load(last ? 0 : 2 * t + 2);
     }
-    if (clears) clear(value, tap);
+    if (clears) clear(value, tap, t);
   }
 
  private:
   static constexpr int kElementBytes = sizeof(typename Math::Element);
-  static constexpr int kTapsAt = 16;
+  static constexpr int kTilesAt = kPlanTaps + 1, kTapsAt = 2 * kTilesAt;
 
   // Half a warp plans a tap for all rows; all loads of offsets are issued before the first is used.
-  __device__ __forceinline__ void plan_chunk(const TileRow& row, uint32_t image_base, int32_t block,
-                                             int32_t first_tap) {
+  __device__ __forceinline__ void plan_chunk(int t, const TileRow& row, uint32_t image_base,
+                                             int32_t block, int32_t first_tap) {
     constexpr int kRounds = (kPlanTaps + 1) / 2;
     const ConvShape& shape = params_.shape;
     const int32_t own_row = lane_ % kWarpPixels, own_tap = lane_ / kWarpPixels;
@@ -182,12 +211,12 @@ class WideGather {
       if (lane_ == 2 * i) outside_rows = rows & 0xffffu;
       if (lane_ == 2 * i + 1) outside_rows = rows >> 16;
       if (2 * i + own_tap < kPlanTaps) {
-        plan_.weight[2 * i + own_tap][own_row] = Math::weights(sample.weight);
-        plan_.corner[2 * i + own_tap][own_row] = sample.corner;
+        plan_[t].weight[2 * i + own_tap][own_row] = Math::weights(sample.weight);
+        plan_[t].corner[2 * i + own_tap][own_row] = sample.corner;
       }
     }
-    if (lane_ < kPlanTaps) plan_.outside[lane_] = outside_rows;
-    chunk_ |= __ballot_sync(~0u, outside_rows != 0);
+    if (lane_ < kPlanTaps) plan_[t].outside[lane_] = outside_rows;
+    chunk_ |= __ballot_sync(~0u, outside_rows != 0) << (kTilesAt * t);
     __syncwarp();
   }
 
@@ -200,26 +229,27 @@ class WideGather {
     vectors_.next(left_, lane_);
   }
 
-  // Row r of this lane at the current tap and slice.
+  // Row r of this lane, two a row tile, at the current tap and slice.
   __device__ __forceinline__ void load(int r) {
-    const uint4 corner = own_.corner[tap_][8 * r];
+    const uint4 corner = own_[r / 2].corner[tap_][8 * (r % 2)];
     const int slot = kRowsInFlight == 2 ? r : 0;
     load_corners(vectors_.at[0], corner, corner_[2 * slot]);
     load_corners(vectors_.at[1], corner, corner_[2 * slot + 1]);
   }
 
-  __device__ __forceinline__ void mix(int r, int32_t tap, uint32_t (&value)[4][4]) const {
-    const uint4 weight = own_.weight[tap][8 * r];
+  __device__ __forceinline__ void mix(int r, int32_t tap, uint32_t (&value)[4][4], int t = 0) const {
+    const uint4 weight = own_[t].weight[tap][8 * r];
     const int slot = kRowsInFlight == 2 ? r : 0;
     Math::mix(corner_[2 * slot], weight, value[2 * r]);
     Math::mix(corner_[2 * slot + 1], weight, value[2 * r + 1]);
   }
 
-  // Rows outside at `tap`, and vectors that the slice has not, are 0. (`advance` has been called.)
-  __device__ __forceinline__ void clear(uint32_t (&value)[4][4], int32_t tap) const {
+  // Rows outside at `tap`, and vectors that the slice has not, are 0. (`advance` has been called
+  // after the last tile.)
+  __device__ __forceinline__ void clear(uint32_t (&value)[4][4], int32_t tap, int t) const {
     const int lane = unkept(lane_);
-    const uint32_t rows = plan_.outside[tap] >> (lane / 4);
-    const int32_t left = left_ + (tap_ == 0 ? kSliceBytes : 0);
+    const uint32_t rows = plan_[t].outside[tap] >> (lane / 4);
+    const int32_t left = left_ + (t + 1 == kRowTiles && tap_ == 0 ? kSliceBytes : 0);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const bool outside = rows >> (i / 2 * 8) & 1u;
@@ -233,9 +263,9 @@ class WideGather {
   const FpropParams& params_;
   const int lane_;
   const int32_t group_;
-  WarpPlan& plan_;
-  const WarpPlan& own_;  // from this lane's first row on
-  uint32_t chunk_;  // bit t: at tap t of the chunk some row is outside; from kTapsAt on: its taps
+  WarpPlan* const plan_;
+  const WarpPlan* const own_;  // from this lane's first row on
+  uint32_t chunk_;  // bit kTilesAt * t + tap: some row of tile t is outside; from kTapsAt on: taps
   int32_t tap_;     // of the chunk
   int32_t left_;    // bytes of the block from the slice on
   LaneVectors vectors_;

@@ -10,7 +10,6 @@
 #include <cuda_fp16.h>
 
 #include "../../fprop_tiles.h"
-#include "ptx_sm90.cuh"
 
 namespace dcn {
 
@@ -46,7 +45,6 @@ __device__ __forceinline__ void mix_pairs(const uint4 (&corner)[4], uint4 weight
 // are rounded (`pack`), loaded bits widened (`wide`) and weights prepared (`split`).
 struct MathF16 {
   using Element = __half;
-  using Wgmma = ptx::WgmmaF16;
   static constexpr FusedMath kKind = FusedMath::kF16;
 
   static __device__ __forceinline__ uint4 weights(float4 w) {
@@ -71,7 +69,6 @@ struct MathF16 {
 
 struct MathBF16 {
   using Element = __nv_bfloat16;
-  using Wgmma = ptx::WgmmaBF16;
   static constexpr FusedMath kKind = FusedMath::kBF16;
 
   static __device__ __forceinline__ uint4 weights(float4 w) {
@@ -104,7 +101,6 @@ __device__ __forceinline__ uint32_t round_to_tf32(float v) {
 template <FusedMath kKind_>
 struct MathF32 {
   using Element = float;
-  using Wgmma = ptx::WgmmaTF32;
   static constexpr FusedMath kKind = kKind_;
 
   static __device__ __forceinline__ uint4 weights(float4 w) {
@@ -134,27 +130,5 @@ struct MathF32 {
 };
 using MathTf32 = MathF32<FusedMath::kTf32>;
 using Math3xTf32 = MathF32<FusedMath::k3xTf32>;
-
-// One step's multiplications: a[4 * k ...] with the k-th 32 bytes of the weight tile's rows.
-template <class Math, int kSums>
-__device__ __forceinline__ void multiply(float (&sums)[kSums], const uint32_t* a, uint32_t tile,
-                                         bool add) {
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    Math::Wgmma::mma(sums, a[4 * k], a[4 * k + 1], a[4 * k + 2], a[4 * k + 3],
-                     ptx::tile_descriptor(tile) + 2 * k, add || k > 0);
-  }
-}
-// With 3xTF32, a[16 ...] and the second half of the tile hold the trailing parts; small products
-// are added first, and to nothing: sums are those of this step alone.
-template <class Math, int kSums, int kRegisters>
-__device__ __forceinline__ void multiply_step(float (&sums)[kSums], const uint32_t (&a)[kRegisters],
-                                              uint32_t tile, uint32_t part_bytes) {
-  if constexpr (weight_parts(Math::kKind) == 2) {
-    multiply<Math>(sums, a + 16, tile, false);
-    multiply<Math>(sums, a, tile + part_bytes, true);
-  }
-  multiply<Math>(sums, a, tile, true);
-}
 
 }  // namespace dcn

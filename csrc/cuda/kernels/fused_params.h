@@ -17,6 +17,7 @@ struct PackWeightParams {
   const void* weight;  // [K, C/G, R, S]
   int64_t stride_k, stride_c, stride_r, stride_s;
   int32_t tile_channels;
+  bool for_mma_sync;  // the order of fprop_sm80, otherwise that of fprop_sm90
   void* packed;
   int32_t* counters;  // zeroed, or null
   int32_t counter_count;
@@ -61,8 +62,10 @@ struct PadChannelsParams {
 
 cudaError_t launch_pad_channels(const PadChannelsParams& params, cudaStream_t stream);
 cudaError_t launch_pack_weight(const PackWeightParams& params, cudaStream_t stream);
-// `tile` is an index of kFpropTiles.
+// `tile` is an index of kFpropTiles, of that architecture.
 cudaError_t launch_fprop_sm90(const FpropParams& params, FusedMath math, int tile,
+                              int multiprocessors, cudaStream_t stream);
+cudaError_t launch_fprop_sm80(const FpropParams& params, FusedMath math, int tile,
                               int multiprocessors, cudaStream_t stream);
 
 }  // namespace dcn

@@ -23,6 +23,10 @@ class NarrowGather {
     return params.layout.steps;
   }
 
+  template <class RowOf>
+  __device__ __forceinline__ void begin_tiles(RowOf row_of, FusedStep at) {
+    begin(row_of(0), at);
+  }
   __device__ __forceinline__ void begin(const TileRow& row, FusedStep at) {
     const int32_t first_image = __shfl_sync(~0u, row.at.n, 0);  // of the warp
     const int64_t image_elements =
@@ -59,7 +63,7 @@ class NarrowGather {
     load_raw(0);
   }
 
-  __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more) {
+  __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more, int = 0) {
     plan(1);
     load_raw(1);
     mix(0, value);

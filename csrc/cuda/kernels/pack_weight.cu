@@ -5,9 +5,13 @@
 // that a lane's vector of channels is a fragment of A as it comes (fused_gather.cuh), and the
 // channels of a tile, so that a lane ends with consecutive ones (fprop_epilogue.cuh). Vectors of a
 // row are swizzled as wgmma reads them.
+//
+// For mma.sync a tile holds vectors instead of rows, each for one lane and load (fused_mma.cuh):
+// [half slice][8 output channels][lane], channels of gemm_k in their natural order.
 #include "fused_math.cuh"
 #include "fused_params.h"
 #include "kernel_setup.h"
+#include "ptx_sm90.cuh"
 #include "sampling.cuh"
 
 namespace dcn {
@@ -34,7 +38,7 @@ __device__ __forceinline__ int32_t tile_channel(int32_t row) {
 constexpr int kBlockRows = 64;
 constexpr int kThreads = 256;
 
-template <class Math>
+template <class Math, bool kForMmaSync>
 __global__ void __launch_bounds__(kThreads) dcn_pack_weight_kernel(const PackWeightParams params) {
   using Element = typename Math::Element;
   constexpr int kElements = kVectorBytes / sizeof(Element);
@@ -69,29 +73,41 @@ __global__ void __launch_bounds__(kThreads) dcn_pack_weight_kernel(const PackWei
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
       const int32_t in_block =
-          at.slice * kElements * kVectorsPerRow + slice_channel<kElements>(v, e);
+          at.slice * kElements * kVectorsPerRow +
+          (kForMmaSync ? v * kElements + e : slice_channel<kElements>(v, e));
       if (k >= per_group || in_block >= layout.block_channels) continue;
       const int32_t padded = at.block * layout.block_channels + in_block;
       const int32_t c = layout.padded() ? unpadded_channel(layout, padded) : padded;
       if (c >= 0) Math::split(weight[k * params.stride_k + c * params.stride_c], value, e);
     }
-    uint8_t* to = packed + row * kSliceBytes + (v ^ row % 8) * kVectorBytes;
+    // Of mma.sync a half step is whole: both parts of half a slice follow one another.
+    const int32_t part_bytes = kForMmaSync ? tile_bytes / 2 : tile_bytes;
+    const int32_t at_byte = kForMmaSync ? v / 4 * kParts * part_bytes +
+                                              (row / 8 * 32 + row % 8 * 4 + v % 4) * kVectorBytes
+                                        : row * kSliceBytes + (v ^ row % 8) * kVectorBytes;
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
-      *reinterpret_cast<Vector<Element, kElements>*>(to + part * tile_bytes) = value[part];
+      *reinterpret_cast<Vector<Element, kElements>*>(packed + at_byte + part * part_bytes) =
+          value[part];
     }
   }
 }
 
-template <class Math>
-cudaError_t launch(const PackWeightParams& params, cudaStream_t stream) {
+template <class Math, bool kForMmaSync>
+cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
   const int64_t tiles = int64_t{params.shape.G} * params.layout.steps *
                         tiles_of(params.shape.output_channels_per_group(), params.tile_channels);
   const dim3 grid(static_cast<unsigned>(tiles), params.tile_channels / kBlockRows);
-  const cudaError_t error = set_up_kernel<dcn_pack_weight_kernel<Math>>(0);
+  const cudaError_t error = set_up_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(0);
   if (error != cudaSuccess) return error;
-  dcn_pack_weight_kernel<Math><<<grid, kThreads, 0, stream>>>(params);
+  dcn_pack_weight_kernel<Math, kForMmaSync><<<grid, kThreads, 0, stream>>>(params);
   return cudaGetLastError();
+}
+
+template <class Math>
+cudaError_t launch(const PackWeightParams& params, cudaStream_t stream) {
+  return params.for_mma_sync ? launch_order<Math, true>(params, stream)
+                             : launch_order<Math, false>(params, stream);
 }
 
 }  // namespace

@@ -1,25 +1,17 @@
-// The instructions of compute capability 9.0 that CUDA C++ has no name for: barriers in shared
-// memory, bulk copies, dependent launches, and the warpgroup's matrix multiplication.
+// The instructions of compute capability 9.0 that CUDA C++ has no name for: bulk copies with
+// their barriers, dependent launches, and the warpgroup's matrix multiplication.
 #pragma once
 
 #include <cstdint>
 
+#include "ptx_sm80.cuh"
+
 namespace dcn::ptx {
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-__device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
 // Makes initialised barriers visible to the copy engine.
 __device__ __forceinline__ void barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t phase) {
   asm volatile(
@@ -54,17 +46,6 @@ __device__ __forceinline__ void launch_dependents() {
 }
 __device__ __forceinline__ void wait_for_previous_grid() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
-// Counts a CTA in global memory: what its threads wrote before their barrier is visible to whoever
-// reads the count.
-__device__ __forceinline__ void arrive_at(int32_t* count) {
-  asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(count) : "memory");
-}
-__device__ __forceinline__ int32_t arrived_at(const int32_t* count) {
-  int32_t arrived;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(arrived) : "l"(count) : "memory");
-  return arrived;
 }
 
 __device__ __forceinline__ void wgmma_fence() {

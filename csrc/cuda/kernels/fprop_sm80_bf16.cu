@@ -1,0 +1,7 @@
+#include "fprop_sm80.cuh"
+
+namespace dcn {
+
+template cudaError_t launch_fprop_sm80_math<MathBF16>(const FpropParams&, int, int, cudaStream_t);
+
+}  // namespace dcn

@@ -1,0 +1,78 @@
+// The instructions of compute capability 8.0 and newer that CUDA C++ has no name for: barriers in
+// shared memory, asynchronous copies, counters in global memory, and a warp's matrix
+// multiplication.
+#pragma once
+
+#include <cstdint>
+
+namespace dcn::ptx {
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .b64 state;\n"
+      "mbarrier.arrive.shared.b64 state, [%0];\n"
+      "}" ::"r"(barrier)
+      : "memory");
+}
+// Compute capability 9.0 has a wait that suspends the warp (ptx_sm90.cuh); this one asks again.
+__device__ __forceinline__ void barrier_poll(uint32_t barrier, uint32_t phase) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again_%=:\n"
+      "mbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n"
+      "@!done bra again_%=;\n"
+      "}" ::"r"(barrier),
+      "r"(phase)
+      : "memory");
+}
+
+// 16 bytes from global to shared memory, past the L1 and past registers.
+__device__ __forceinline__ void copy_vector(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+// This thread arrives at the barrier once its copies so far are there.
+__device__ __forceinline__ void barrier_arrive_after_copies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+// Counts a CTA in global memory: what its threads wrote before their barrier is visible to whoever
+// reads the count.
+__device__ __forceinline__ void arrive_at(int32_t* count) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(count) : "memory");
+}
+__device__ __forceinline__ int32_t arrived_at(const int32_t* count) {
+  int32_t arrived;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(arrived) : "l"(count) : "memory");
+  return arrived;
+}
+
+// mma.sync, 16 rows x 8 channels, sums in f32. `a` is four registers of a fragment.
+#define DCN_MMA(NAME, SHAPE)                                                                 \
+  struct NAME {                                                                              \
+    static __device__ __forceinline__ void mma(float* sums, const uint32_t* a, uint32_t b0,  \
+                                               uint32_t b1) {                                \
+      asm("mma.sync.aligned." SHAPE " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+          : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                       \
+          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                   \
+    }                                                                                        \
+  };
+
+DCN_MMA(MmaF16, "m16n8k16.row.col.f32.f16.f16.f32")
+DCN_MMA(MmaBF16, "m16n8k16.row.col.f32.bf16.bf16.f32")
+DCN_MMA(MmaTF32, "m16n8k8.row.col.f32.tf32.tf32.f32")
+
+#undef DCN_MMA
+
+}  // namespace dcn::ptx
