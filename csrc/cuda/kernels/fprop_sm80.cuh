@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
     // Found again rather than kept: the loop above has no register to spare.
     const uint32_t row = unkept(blockIdx.y), out_group = params.channel_tiles.quotient(row);
     const uint32_t out_tile = row - out_group * params.channel_tiles.value;
-    uint8_t* const exchange = plans + unkept(threadIdx.x) / 32 * kPlanBytes;
+    uint8_t* const exchange = plans + unkept(threadIdx.x) / 32 * (Config::kRowTiles * kPlanBytes);
 #pragma unroll
     for (int r = 0; r < Config::kRowTiles; ++r) {
       const OutputTile<Math> out(params, bias, exchange, out_group,
