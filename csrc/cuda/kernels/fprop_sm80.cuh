@@ -40,8 +40,10 @@ struct FpropSm80Config {
   static constexpr int kCtas = ctas_of(tile, Math::kKind);
   static constexpr int kRegisters = 16 * weight_parts(Math::kKind);  // of A, for 16 pixels
   static constexpr int kHalfBytes = weight_tile_bytes(tile, Math::kKind) / 2;
-  // The first corners of the next step are loaded when half the fragments of this one are free.
+  // The first corners of the next step are loaded when half the fragments of this one are free,
+  // or all where the sums take half of the registers.
   static constexpr bool kLateLoads = kRowTiles == 2;
+  static constexpr int kLoadsAfterHalf = kRowTiles * kTileChannels < 256 ? 0 : 1;
   using Gather = std::conditional_t<tile.narrow, NarrowGather<Math>,
                                     WideGather<Math, tile.rows_in_flight, kRowTiles>>;
   using Weights = WeightCopies<kHalfBytes, tile.stages, kThreads>;
@@ -102,7 +104,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
           multiply_half<Math>(sums, a, half, weights.wait(), thread % 32);
           weights.release();
           if constexpr (Config::kLateLoads) {
-            if (half == 0) left > 0 ? gather.start() : gather.stop();
+            if (half == Config::kLoadsAfterHalf) left > 0 ? gather.start() : gather.stop();
           }
         }
       }
