@@ -72,7 +72,6 @@ struct SplitTile {
 };
 
 constexpr int kWarpPixels = 16;
-constexpr int kMostWarpPixels = 32;  // of fprop_sm80
 // A warp's plan: weights and corners of kPlanTaps samples of each of its pixels, and which are
 // outside.
 constexpr int kPlanBytes = kPlanTaps * kWarpPixels * 32 + 64;

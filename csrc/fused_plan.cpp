@@ -19,8 +19,19 @@ bool runs_on(const FpropTile& tile, int compute_capability, bool forced) {
   return tile.architecture == 90 ? sm90 : forced || !sm90;
 }
 
-bool fits(const FpropTile& tile, FusedMath math, const FusedLayout& layout, int split_k) {
+// A warp addresses the images that its pixels lie in with 32 bits.
+constexpr int64_t kAddressedBytes = int64_t{1} << 32;
+int64_t bytes_of_a_warp(const ConvShape& shape, FusedMath math, const FusedLayout& layout,
+                        int warp_pixels) {
+  const int64_t image = int64_t{shape.H} * shape.W * layout.channels * element_bytes(math);
+  const int64_t met = tiles_of(warp_pixels - 1, shape.output_pixels_per_image()) + 1;
+  return image * std::min<int64_t>(met, shape.N);
+}
+
+bool fits(const FpropTile& tile, const ConvShape& shape, FusedMath math, const FusedLayout& layout,
+          int split_k) {
   if (tile.architecture == 80 && split_k > 1) return false;
+  if (bytes_of_a_warp(shape, math, layout, tile.warp_pixels) >= kAddressedBytes) return false;
   return tile_exists(tile, math) && tile.narrow == layout.narrow && split_k <= layout.steps &&
          shared_bytes(tile, math, tiles_of(layout.steps, split_k)) <= kFusedSharedBytes;
 }
@@ -103,7 +114,7 @@ FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, const Fused
     if (!runs_on(kFpropTiles[t], device.compute_capability, tile >= 0)) continue;
     for (int parts = 1; parts <= kMostParts; ++parts) {
       if (split_k > 0 && parts != split_k) continue;
-      if (!fits(kFpropTiles[t], math, layout, parts)) continue;
+      if (!fits(kFpropTiles[t], shape, math, layout, parts)) continue;
       const FusedPlan plan = candidate(shape, layout, math, t, parts);
       const int64_t time = estimate(shape, layout, plan, device.multiprocessors);
       const bool bounded = workspace_bytes(plan) <= kMostWorkspace || plan.partial_bytes == 0;
@@ -141,13 +152,10 @@ std::string why_not_fused(const ConvShape& shape, FusedMath math) {
   if (std::max(shape.H, shape.W) >= kMostCoordinate) {
     return says("image sides", kMostCoordinate, std::max(shape.H, shape.W));
   }
-  // A warp addresses the images that its pixels lie in with 32 bits.
   const FusedLayout layout = fused_layout(shape, element_bytes(math));
-  const int64_t image = int64_t{shape.H} * shape.W * layout.channels * element_bytes(math);
-  const int64_t met = tiles_of(kMostWarpPixels - 1, shape.output_pixels_per_image()) + 1;
-  const int64_t images = std::min<int64_t>(met, shape.N);
-  if (image * images >= k32Bits) {
-    return says("the bytes of the images that 32 output pixels meet", k32Bits, image * images);
+  const int64_t addressed = bytes_of_a_warp(shape, math, layout, kWarpPixels);
+  if (addressed >= kAddressedBytes) {
+    return says("the bytes of the images that 16 output pixels meet", kAddressedBytes, addressed);
   }
   const int64_t channel_tiles = shape.G * tiles_of(shape.output_channels_per_group(), 64);
   if (channel_tiles >= kMostGridRows) {

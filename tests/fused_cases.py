@@ -153,6 +153,12 @@ def forced_plan(case: Case, kind: Arithmetic, tile: int, split_k: int, **more) -
         return None
 
 
+def sm80_tiles(case: Case, kind: Arithmetic) -> list[int]:
+    """Tiles of fprop_sm80, which are all that other devices have; an H200 runs them when forced."""
+    forced = (forced_plan(case, kind, tile, 1, device="a100") for tile in range(MOST_TILES))
+    return [each.tile for each in forced if each is not None]
+
+
 def choices(case: Case, kind: Arithmetic) -> list[tuple[int, int]]:
     """Every (tile, split_k) that the plan accepts. Skips a call that is not for fused."""
     reason = why_not_fused(case, kind)

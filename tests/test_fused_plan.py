@@ -11,6 +11,7 @@ from fused_cases import (
     MOST_TILES,
     choices,
     forced_plan,
+    sm80_tiles,
     why_not_fused,
 )
 
@@ -93,6 +94,31 @@ def test_pinned_tiles_on_an_h200(layer):
     assert chosen[0] == chosen[1]
     chosen = tuple(chosen[1:])
     assert chosen == PINNED.get(layer.name), f'"{layer.name}": {chosen},'
+
+
+@LAYER
+@EACH_ARITHMETIC
+def test_tiles_of_fprop_sm80_are_for_other_devices_or_forced(layer, kind):
+    case = case_of(layer)
+    theirs = sm80_tiles(case, kind)
+    assert theirs
+    for device in ("a100", "l20", "rtx4090"):
+        chosen = plan(case, dtype=kind.dtype, tf32=kind.tf32, device=device)
+        assert (chosen.algorithm, chosen.split_k) == ("fused", 1)
+        assert chosen.tile in theirs
+    for tile in theirs:
+        assert forced_plan(case, kind, tile, 1, device="h200").tile == tile
+        assert forced_plan(case, kind, tile, 2, device="h200") is None  # they do not split
+    assert plan(case, dtype=kind.dtype, tf32=kind.tf32, device="h200").tile not in theirs
+
+
+def test_a_warp_of_32_pixels_needs_its_images_within_32_bits():
+    """24 or 40 images of 128 MiB, an output pixel each: a warp of 32 meets 3 or 4 GiB."""
+    kind = next(kind for kind in ARITHMETICS if kind.name == "f16")
+    for n, tiles in ((24, 3), (40, 1)):
+        case = Case("", n=n, c=64, size=(1024, 1024), k=8, stride=(1024, 1024))
+        assert why_not_fused(case, kind) == ""
+        assert len(sm80_tiles(case, kind)) == tiles
 
 
 @LAYER

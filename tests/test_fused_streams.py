@@ -16,6 +16,7 @@ from fused_cases import (
     in_layout,
     needs_gpu,
     run,
+    sm80_tiles,
     tf32_as,
 )
 
@@ -27,11 +28,13 @@ EACH_OF_FEW = pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
 
 
 def splits(case, kind):
-    """One tile for each split, so that tests of what a split changes stay short."""
-    first = {}
+    """One tile for each split, so that tests of what a split changes stay short; and one of
+    fprop_sm80, whose weights come another way.
+    """
+    first = {"sm80": (sm80_tiles(case, kind)[0], 1)}
     for tile, split_k in choices(case, kind):
         first.setdefault(split_k, (tile, split_k))
-    assert len(first) > 1  # the case is small enough for a split
+    assert len(first) > 2  # the case is small enough for a split
     return list(first.values())
 
 

@@ -89,8 +89,8 @@ class WideGather {
         lane_(thread % 32),
         group_(group),
         plan_(reinterpret_cast<WarpPlan*>(plans + thread / 32 * kRowTiles * kPlanBytes)),
-        own_(reinterpret_cast<WarpPlan*>(plans + kept(threadIdx.x / 32 * kRowTiles * kPlanBytes +
-                                                      threadIdx.x % 32 / 4 * 16))) {
+        own_(reinterpret_cast<WarpPlan*>(
+            plans + kept(threadIdx.x / 32 * kRowTiles * kPlanBytes + threadIdx.x % 32 / 4 * 16))) {
     static_assert(kRowTiles == 1 || kRowsInFlight == 1);
   }
 
@@ -237,7 +237,8 @@ class WideGather {
     load_corners(vectors_.at[1], corner, corner_[2 * slot + 1]);
   }
 
-  __device__ __forceinline__ void mix(int r, int32_t tap, uint32_t (&value)[4][4], int t = 0) const {
+  __device__ __forceinline__ void mix(int r, int32_t tap, uint32_t (&value)[4][4],
+                                      int t = 0) const {
     const uint4 weight = own_[t].weight[tap][8 * r];
     const int slot = kRowsInFlight == 2 ? r : 0;
     Math::mix(corner_[2 * slot], weight, value[2 * r]);

@@ -72,9 +72,8 @@ __global__ void __launch_bounds__(kThreads) dcn_pack_weight_kernel(const PackWei
     Vector<Element, kElements> value[kParts] = {};
 #pragma unroll
     for (int e = 0; e < kElements; ++e) {
-      const int32_t in_block =
-          at.slice * kElements * kVectorsPerRow +
-          (kForMmaSync ? v * kElements + e : slice_channel<kElements>(v, e));
+      const int32_t in_block = at.slice * kElements * kVectorsPerRow +
+                               (kForMmaSync ? v * kElements + e : slice_channel<kElements>(v, e));
       if (k >= per_group || in_block >= layout.block_channels) continue;
       const int32_t padded = at.block * layout.block_channels + in_block;
       const int32_t c = layout.padded() ? unpadded_channel(layout, padded) : padded;
