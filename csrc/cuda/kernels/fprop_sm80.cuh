@@ -15,11 +15,10 @@
 // lane owns is on its way at a time; other warps fill the wait.
 #pragma once
 
-#include <algorithm>
 #include <type_traits>
-#include <utility>
 
 #include "fprop_epilogue.cuh"
+#include "fprop_launch.h"
 #include "fused_gather.cuh"
 #include "fused_mma.cuh"
 #include "kernel_setup.h"
@@ -130,45 +129,19 @@ cudaError_t launch_fprop_sm80_config(FpropParams params, int multiprocessors, cu
   const int64_t bytes = shared_bytes(tile, Config::Math::kKind, params.layout.steps);
   const cudaError_t error = set_up_kernel<dcn_fprop_sm80_kernel<Config>>(static_cast<int>(bytes));
   if (error != cudaSuccess) return error;
-  const ConvShape& shape = params.shape;
-  params.pixels = static_cast<uint32_t>(shape.output_pixels());
-  params.walk = pixel_walk(shape, tile.pixels / kWarpPixels);
-  params.kernel_width = Divisor(shape.S);
-  params.offset_group = Divisor(params.layout.offset_channels);
-  const int64_t per_group = tiles_of(shape.output_channels_per_group(), tile.channels);
-  const int64_t channel_tiles = shape.G * per_group;
-  params.pixel_tiles = static_cast<int32_t>(tiles_of(shape.output_pixels(), tile.pixels));
-  params.channel_tiles = Divisor(static_cast<uint32_t>(per_group));
-  const int64_t room = std::max<int64_t>(multiprocessors * Config::kCtas / channel_tiles, 1);
-  const int64_t columns = std::min<int64_t>(params.pixel_tiles, room);
-  const dim3 grid(static_cast<unsigned>(columns), static_cast<unsigned>(channel_tiles));
+  const dim3 grid = lay_out_grid(params, tile, Config::kCtas, multiprocessors);
   dcn_fprop_sm80_kernel<Config><<<grid, Config::kThreads, bytes, stream>>>(params);
   return cudaGetLastError();
-}
-
-template <class Math, int... kTile>
-cudaError_t launch_fprop_sm80_tile(const FpropParams& params, int tile, int multiprocessors,
-                                   cudaStream_t stream, std::integer_sequence<int, kTile...>) {
-  cudaError_t result = cudaErrorInvalidValue;  // no such tile
-  const auto launch_if = [&](auto index) {
-    constexpr FpropTile kCandidate = kFpropTiles[index()];
-    if constexpr (kCandidate.architecture == 80 && tile_exists(kCandidate, Math::kKind)) {
-      if (tile == index()) {
-        result = launch_fprop_sm80_config<FpropSm80Config<Math, index()>>(params, multiprocessors,
-                                                                          stream);
-      }
-    }
-  };
-  (launch_if(std::integral_constant<int, kTile>{}), ...);
-  return result;
 }
 
 // Each kind of arithmetic is instantiated in a file of its own.
 template <class Math>
 cudaError_t launch_fprop_sm80_math(const FpropParams& params, int tile, int multiprocessors,
                                    cudaStream_t stream) {
-  return launch_fprop_sm80_tile<Math>(params, tile, multiprocessors, stream,
-                                      std::make_integer_sequence<int, kFpropTileCount>{});
+  return with_tile<80, Math>(tile, [&](auto index) {
+    return launch_fprop_sm80_config<FpropSm80Config<Math, index()>>(params, multiprocessors,
+                                                                    stream);
+  });
 }
 
 }  // namespace dcn

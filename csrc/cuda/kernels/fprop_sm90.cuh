@@ -8,19 +8,17 @@
 //   step      a tap of a slice (fused_layout.h). Each warp loads and mixes its 16 pixels' corners
 //             into fragments of A while the loads of the next step are on their way; the weight
 //             tile of the step, packed and swizzled, comes by a bulk copy (weight_tiles.cuh)
-//   epilogue  the last of split_k CTAs adds up their f32 sums, in the order of the parts; bias;
-//   each
-//             output value is stored once
+//   epilogue  the last of split_k CTAs adds up their f32 sums, in the order of the parts; adds the
+//             bias, stores once
 //
 // Bound by the latency of gathers that hit the L1: a warp scheduler holds two to four warps. So
 // nothing but the gather is in the step's way: no exchange between lanes, no barrier of the CTA.
 #pragma once
 
-#include <algorithm>
 #include <type_traits>
-#include <utility>
 
 #include "fprop_epilogue.cuh"
+#include "fprop_launch.h"
 #include "fused_gather.cuh"
 #include "fused_wgmma.cuh"
 #include "kernel_setup.h"
@@ -150,28 +148,13 @@ template <class Config>
 cudaError_t launch_fprop_config(FpropParams params, int multiprocessors, cudaStream_t stream) {
   const cudaError_t error = set_up_kernel<dcn_fprop_sm90_kernel<Config>>(kFusedSharedBytes);
   if (error != cudaSuccess) return error;
-  const ConvShape shape = params.shape;
-  const FpropTile& tile = Config::tile;
-  params.pixels = static_cast<uint32_t>(shape.output_pixels());
-  params.walk = pixel_walk(shape, tile.pixels / kWarpPixels);
-  params.kernel_width = Divisor(shape.S);
-  params.offset_group = Divisor(params.layout.offset_channels);
-  const int64_t per_group = tiles_of(shape.output_channels_per_group(), tile.channels);
-  const int64_t channel_tiles = shape.G * per_group;
   const int64_t steps = tiles_of(params.layout.steps, params.split_k);
-  params.pixel_tiles = static_cast<int32_t>(tiles_of(shape.output_pixels(), tile.pixels));
-  params.channel_tiles = Divisor(static_cast<uint32_t>(per_group));
-  params.part_steps = params.layout.steps / params.split_k;
-  params.longer_parts = params.layout.steps % params.split_k;
-  const int64_t room = multiprocessors / channel_tiles / params.split_k;
-  const int64_t columns = std::max<int64_t>(std::min<int64_t>(params.pixel_tiles, room), 1);
 
   cudaLaunchAttribute attributes[1] = {};
   cudaLaunchConfig_t launch = {};
-  launch.gridDim = dim3(static_cast<unsigned>(columns), static_cast<unsigned>(channel_tiles),
-                        static_cast<unsigned>(params.split_k));
+  launch.gridDim = lay_out_grid(params, Config::tile, /*ctas=*/1, multiprocessors);
   launch.blockDim = dim3(Config::kThreads);
-  launch.dynamicSmemBytes = shared_bytes(tile, Config::Math::kKind, steps);
+  launch.dynamicSmemBytes = shared_bytes(Config::tile, Config::Math::kKind, steps);
   launch.stream = stream;
   launch.attrs = attributes;
   launch.numAttrs = 1;
@@ -181,28 +164,13 @@ cudaError_t launch_fprop_config(FpropParams params, int multiprocessors, cudaStr
   return cudaLaunchKernelEx(&launch, dcn_fprop_sm90_kernel<Config>, params);
 }
 
-template <class Math, int... kTile>
-cudaError_t launch_fprop_tile(const FpropParams& params, int tile, int multiprocessors,
-                              cudaStream_t stream, std::integer_sequence<int, kTile...>) {
-  cudaError_t result = cudaErrorInvalidValue;  // no such tile
-  const auto launch_if = [&](auto index) {
-    constexpr FpropTile kCandidate = kFpropTiles[index()];
-    if constexpr (kCandidate.architecture == 90 && tile_exists(kCandidate, Math::kKind)) {
-      if (tile == index()) {
-        result = launch_fprop_config<FpropConfig<Math, index()>>(params, multiprocessors, stream);
-      }
-    }
-  };
-  (launch_if(std::integral_constant<int, kTile>{}), ...);
-  return result;
-}
-
 // Each kind of arithmetic is instantiated in a file of its own.
 template <class Math>
 cudaError_t launch_fprop_math(const FpropParams& params, int tile, int multiprocessors,
                               cudaStream_t stream) {
-  return launch_fprop_tile<Math>(params, tile, multiprocessors, stream,
-                                 std::make_integer_sequence<int, kFpropTileCount>{});
+  return with_tile<90, Math>(tile, [&](auto index) {
+    return launch_fprop_config<FpropConfig<Math, index()>>(params, multiprocessors, stream);
+  });
 }
 
 }  // namespace dcn
