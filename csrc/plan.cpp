@@ -21,8 +21,6 @@ constexpr AlgorithmName kAlgorithmNames[] = {
 
 constexpr int64_t kMiB = int64_t{1} << 20;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // im2col_gemm: how many output pixels share one columns slice, and on how many lanes the slices are
 // worked.
 //
@@ -73,13 +71,13 @@ int64_t choose_chunk_pixels(const PlanRequest& request, int lanes, int64_t pixel
     const int64_t images = std::min<int64_t>(request.im2col_step, std::max(request.shape.N, 1));
     return images * request.shape.output_pixels_per_image();
   }
-  const int64_t chunks = ceil_div(ceil_div(pixels, fitting_pixels(request, lanes)), lanes) * lanes;
-  return ceil_div(ceil_div(pixels, chunks), kGemmTileRows) * kGemmTileRows;
+  const int64_t chunks = tiles_of(tiles_of(pixels, fitting_pixels(request, lanes)), lanes) * lanes;
+  return tiles_of(tiles_of(pixels, chunks), kGemmTileRows) * kGemmTileRows;
 }
 
 int choose_lanes(const PlanRequest& request, int64_t pixels) {
   if (request.forced && request.forced->lanes > 0) return request.forced->lanes;
-  const int64_t chunks = ceil_div(pixels, fitting_pixels(request, 1));
+  const int64_t chunks = tiles_of(pixels, fitting_pixels(request, 1));
   if (chunks >= kChunksForLanes) return kLanes;
   const bool gains = request.pass == Pass::kBackward && chunks > 1 &&
                      choose_chunk_pixels(request, kLanes, pixels) >= kRowsForLanesBackward;
@@ -93,7 +91,7 @@ Plan plan_im2col_gemm(const PlanRequest& request) {
   plan.lanes = choose_lanes(request, pixels);
   plan.chunk_pixels =
       std::min({choose_chunk_pixels(request, plan.lanes, pixels), pixels, kMostChunkPixels});
-  plan.chunks = ceil_div(pixels, plan.chunk_pixels);
+  plan.chunks = tiles_of(pixels, plan.chunk_pixels);
   plan.lanes = static_cast<int>(std::min<int64_t>(plan.lanes, plan.chunks));
   plan.columns_bytes = plan.lanes * plan.chunk_pixels * column_bytes(request);
   plan.workspace_bytes = plan.columns_bytes + fixed_bytes(request, plan.lanes);
@@ -262,9 +260,9 @@ Plan make_plan(const PlanRequest& request) {
   PlanRequest relaxed = request;
   relaxed.deterministic = false;
   const std::optional<Algorithm> forced = forced_algorithm(request);
-  const Algorithm algorithm = forced ? *forced : choose_algorithm(relaxed);
-  const std::string reason = why_not(algorithm, relaxed);
+  const std::string reason = forced ? why_not(*forced, relaxed) : "";
   if (!reason.empty()) throw std::invalid_argument(reason);
+  const Algorithm algorithm = forced ? *forced : choose_algorithm(relaxed);
   switch (algorithm) {
     case Algorithm::kCpu:
       return plan_cpu(request);
