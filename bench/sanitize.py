@@ -1,6 +1,8 @@
 """Runs every CUDA kernel under compute-sanitizer: memcheck, racecheck and initcheck.
 
     python bench/sanitize.py --out bench/results/sanitizer.json
+    python bench/sanitize.py --tiles 9 10 11 12 13 --tools memcheck racecheck   # of fused, forward
+    python bench/sanitize.py --backward-alone                                   # of fused
 
 Shapes are small and odd; together they reach each kernel, each vector width, one and several
 chunks and lanes, tiles that cross images, and samples inside, outside, at the border and NaN.
@@ -15,6 +17,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +25,7 @@ import torch
 
 import dcn
 from dcn import _C, planning
+from dcn.bench import clustered_offsets
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 # initcheck does not see what cuBLAS stores with the bulk copy engine, as it does in all dtypes but
@@ -39,18 +43,43 @@ SHAPES = (
     (2, 40, 17, 19, 33, (3, 3), 1, 5),
     (2, 16, 1, 1, 16, (1, 1), 1, 1),
 )
+# Of `fused` alone: several slices of channels, tiles of output channels and plans of taps; wide
+# offset groups; images that meet in a tile.
+FUSED_SHAPES = (
+    (2, 144, 5, 21, 72, (3, 3), 2, 2),
+    (1, 65, 9, 8, 200, (4, 5), 1, 1),
+    (37, 64, 1, 2, 64, (2, 2), 1, 1),
+)
+# Its backward pass, beside those: short and long lists of samples that land on a pixel.
+LANDINGS = (
+    ((1, 64, 24, 25, 64, (3, 3), 1, 1), {"clustered": True}),
+    ((2, 64, 11, 14, 40, (3, 3), 1, 1), {"stride": 2}),
+)
+# Gradients asked for: all, those of a frozen weight, of fixed offsets, of a first layer, of one.
+WANTED = (
+    (True, True, True, True, True),
+    (True, False, True, True, False),
+    (True, True, False, False, True),
+    (False, True, True, True, True),
+    (True, False, False, False, False),
+    (False, True, False, False, False),
+    (False, False, False, True, False),
+)
 
 
-def run_one(shape, dtype: torch.dtype, channels_last: bool, backward: bool = True) -> None:
+def make_leaves(shape, dtype: torch.dtype, channels_last: bool, stride=1, clustered=False):
+    """Input, offset, weight, bias, mask, and an incoming gradient."""
     n, c, h, w, k, (r, s), groups, offset_groups = shape
     pad = (r // 2, s // 2)
-    p, q = h + 2 * pad[0] - r + 1, w + 2 * pad[1] - s + 1
+    p, q = (h + 2 * pad[0] - r) // stride + 1, (w + 2 * pad[1] - s) // stride + 1
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def normal(*sizes: int) -> torch.Tensor:
         return torch.randn(*sizes, device="cuda")
 
     offset = normal(n, 2 * offset_groups * r * s, p, q) * 2
+    if clustered:
+        offset = clustered_offsets(offset.tanh(), (r, s), stride, pad, 1, (h // 2, w // 2))
     offset.view(-1)[::97] = float("nan")
     offset.view(-1)[1::89] = 1e30
     leaves = [
@@ -60,24 +89,35 @@ def run_one(shape, dtype: torch.dtype, channels_last: bool, backward: bool = Tru
         normal(k).to(dtype),
         torch.rand(n, offset_groups * r * s, p, q, device="cuda").to(dtype),
     ]
+    return leaves, normal(n, k, p, q).to(dtype, memory_format=layout)
+
+
+def run_one(shape, dtype: torch.dtype, channels_last: bool, backward: bool = True) -> None:
+    leaves, grad = make_leaves(shape, dtype, channels_last)
     for leaf in leaves:
         leaf.requires_grad_()
+    pad = tuple(size // 2 for size in shape[5])
     out = dcn.deform_conv2d(*leaves[:4], padding=pad, mask=leaves[4])
     bare = dcn.deform_conv2d(*leaves[:3], padding=pad)  # neither mask nor bias
     if backward:
-        torch.autograd.grad(out, leaves, normal(n, k, p, q).to(dtype))
-        torch.autograd.grad(bare, leaves[2], normal(n, k, p, q).to(dtype))
+        torch.autograd.grad(out, leaves, grad)
+        torch.autograd.grad(bare, leaves[2], grad)
 
 
-def fused_choices(shape, dtype: torch.dtype, tf32: bool) -> list[tuple[int, int]]:
-    """The (tile, split_k) that the plan accepts."""
+def describe(shape, dtype: torch.dtype, tf32: bool, stride: int = 1):
+    """The shapes and options of a call, as `dcn.plan` takes them."""
     n, c, h, w, k, (r, s), groups, offset_groups = shape
-    request = planning._request(
-        (n, c, h, w), (k, c // groups, r, s),
-        padding=(r // 2, s // 2), offset_groups=offset_groups, dtype=dtype, tf32=tf32,
-    )  # fmt: skip
+    options = {"stride": stride, "padding": (r // 2, s // 2), "offset_groups": offset_groups}
+    options |= {"dtype": dtype, "tf32": tf32}
+    return ((n, c, h, w), (k, c // groups, r, s)), options
+
+
+def fused_choices(shape, dtype: torch.dtype, tf32: bool, tiles) -> list[tuple[int, int]]:
+    """The (tile, split_k) that the plan accepts."""
+    shapes, options = describe(shape, dtype, tf32)
+    request = planning._request(*shapes, **options)
     accepted = []
-    for tile, split_k in itertools.product(TILES, SPLITS):
+    for tile, split_k in itertools.product(tiles, SPLITS):
         request.forced = _C.ForcedPlan("fused", tile=tile, split_k=split_k)
         try:
             _C.make_plan(request)
@@ -87,39 +127,86 @@ def fused_choices(shape, dtype: torch.dtype, tf32: bool) -> list[tuple[int, int]
     return accepted
 
 
-def run_fused(shape, dtype: torch.dtype, channels_last: bool) -> int:
-    """Forward alone; f32 in both of its arithmetics. Returns the number of calls."""
-    calls = 0
+def switches(dtype: torch.dtype) -> Iterator[bool]:
+    """f32 runs in both of its arithmetics."""
     for tf32 in (False, True) if dtype == torch.float32 else (False,):
         torch.backends.cudnn.allow_tf32 = tf32
-        for tile, split_k in fused_choices(shape, dtype, tf32):
+        yield tf32
+
+
+def run_fused_forward(shape, dtype: torch.dtype, channels_last: bool, tiles) -> int:
+    """Returns the number of calls, as the next one does."""
+    calls = 0
+    for tf32 in switches(dtype):
+        for tile, split_k in fused_choices(shape, dtype, tf32, tiles):
             with dcn.force_algorithm("fused", tile=tile, split_k=split_k):
                 run_one(shape, dtype, channels_last, backward=False)
             calls += 1
     return calls
 
 
-def run_all(dtype: torch.dtype, fused_alone: bool) -> None:
-    torch.manual_seed(0)
+def run_fused_backward(shape, dtype: torch.dtype, channels_last: bool, stride=1, **more) -> int:
+    """Where fused has one."""
     calls = 0
-    fused = dtype != torch.float64 and torch.cuda.get_device_capability()[0] == 9
-    for shape in SHAPES:
-        for channels_last in (False, True):
-            if fused:
-                calls += run_fused(shape, dtype, channels_last)
-            if fused_alone:
+    groups = shape[6:]
+    padding = [size // 2 for size in shape[5]]
+    for tf32 in switches(dtype):
+        shapes, options = describe(shape, dtype, tf32, stride)
+        (input, offset, weight, _, mask), grad = make_leaves(
+            shape, dtype, channels_last, stride, **more
+        )
+        several = [(offset, None), (offset.float(), mask.float())]
+        for wanted in WANTED:
+            asked = options | {"pass_": "backward", "output_mask": wanted}
+            if dcn.why_not("fused", *shapes, **asked):
                 continue
+            for sampling in [(offset, mask), *(several if all(wanted) else ())]:
+                with dcn.force_algorithm("fused"):
+                    torch.ops.dcn.deform_conv2d_backward(
+                        grad, input, weight, *sampling,
+                        [stride] * 2, padding, [1, 1], *groups, wanted,
+                    )  # fmt: skip
+                calls += 1
+    return calls
+
+
+def run_fused(dtype: torch.dtype, tiles, backward_alone: bool) -> int:
+    if dtype == torch.float64 or torch.cuda.get_device_capability()[0] != 9:
+        return 0
+    calls = 0
+    for channels_last in (False, True):
+        for shape in SHAPES + FUSED_SHAPES:
+            if not backward_alone:
+                calls += run_fused_forward(shape, dtype, channels_last, tiles or TILES)
+            if not tiles:
+                calls += run_fused_backward(shape, dtype, channels_last)
+        for shape, more in () if tiles else LANDINGS:
+            calls += run_fused_backward(shape, dtype, channels_last, **more)
+    return calls
+
+
+def run_others(dtype: torch.dtype) -> int:
+    """What the plan takes backward, and im2col_gemm cut into many chunks."""
+    for shape, channels_last in itertools.product(SHAPES, (False, True)):
+        run_one(shape, dtype, channels_last)
+        with dcn.force_algorithm("im2col_gemm", lanes=2, chunk_pixels=37):
             run_one(shape, dtype, channels_last)
-            with dcn.force_algorithm("im2col_gemm", lanes=2, chunk_pixels=37):
-                run_one(shape, dtype, channels_last)
-            calls += 2
+    return 2 * 2 * len(SHAPES)
+
+
+def run_all(args) -> None:
+    torch.manual_seed(0)
+    dtype = getattr(torch, args.inside)
+    calls = run_fused(dtype, args.tiles, args.backward_alone)
+    if not args.fused_alone:
+        calls += run_others(dtype)
     torch.cuda.synchronize()
     print(f"ran {calls} calls", flush=True)
 
 
-def sanitize(job: tuple[str, str]) -> dict:
-    tool, dtype = job
-    fused_alone = tool == "initcheck" and dtype != "float64"
+def sanitize(tool: str, dtype: str, part: list[str]) -> dict:
+    """`part` of the command line says what runs; all if empty."""
+    fused_alone = bool(part) or (tool == "initcheck" and dtype != "float64")
     # The caching allocator would hide accesses beyond a tensor inside its larger blocks.
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     command = [
@@ -133,6 +220,7 @@ def sanitize(job: tuple[str, str]) -> dict:
         "--inside",
         dtype,
         *(["--fused-alone"] if fused_alone else []),
+        *part,
     ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     summary = re.findall(r"(ERROR SUMMARY|RACECHECK SUMMARY): (.*)", result.stdout)
@@ -141,22 +229,29 @@ def sanitize(job: tuple[str, str]) -> dict:
     text = " ".join(match[1] for match in summary)
     print(f"{tool:10} {dtype:9} exit {result.returncode}: {text}", flush=True)
     row = {"tool": tool, "dtype": dtype, "exit": result.returncode, "summary": text}
-    return row | {"ran": re.findall(r"ran .*", result.stdout)[:1], "fused_alone": fused_alone}
+    row |= {"ran": re.findall(r"ran .*", result.stdout)[:1], "fused_alone": fused_alone}
+    return row | {"part": " ".join(part)}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--out", type=Path, help="where to write the summaries, as JSON")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--tiles", nargs="+", type=int, help="these of fused's, forward, alone")
+    parser.add_argument("--backward-alone", action="store_true", help="of fused, nothing else")
     parser.add_argument("--inside", metavar="DTYPE", help=argparse.SUPPRESS)
     parser.add_argument("--fused-alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
-        run_all(getattr(torch, args.inside), args.fused_alone)
+        run_all(args)
         return 0
-    jobs = [(tool, dtype) for tool in args.tools for dtype in DTYPES]
+    part = ["--tiles", *map(str, args.tiles)] if args.tiles else []
+    part += ["--backward-alone"] if args.backward_alone else []
+    dtypes = [dtype for dtype in args.dtypes if not part or dtype != "float64"]
+    jobs = list(itertools.product(args.tools, dtypes))
     with ThreadPoolExecutor(len(jobs)) as pool:
-        rows = list(pool.map(sanitize, jobs))
+        rows = list(pool.map(lambda job: sanitize(*job, part), jobs))
     if args.out:
         stamp = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
         args.out.write_text(json.dumps([row | stamp for row in rows], indent=1) + "\n")

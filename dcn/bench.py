@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .functional import deform_conv2d
 from .layers import Layer
+from .reference import positions
 
 REPEATS = 5
 # Bytes written before each timed call; more than any L2.
@@ -88,7 +89,9 @@ def make_inputs(
     layout: torch.memory_format = torch.channels_last,
     sigma: float = 1.0,
     seed: int = 0,
+    clustered: bool = False,
 ) -> Inputs:
+    """`clustered`: offsets by which all samples of an image lie within 1 px of its middle."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -100,6 +103,10 @@ def make_inputs(
     p, q = output_size(layer.H), output_size(layer.W)
     taps, per_group = layer.k * layer.k, layer.C // layer.groups
     offset = normal(layer.N, 2 * layer.offset_groups * taps, p, q) * sigma
+    if clustered:
+        kernel_size, middle = (layer.k, layer.k), (layer.H // 2, layer.W // 2)
+        geometry = (layer.stride, layer.pad, layer.dilation)
+        offset = clustered_offsets(offset.tanh(), kernel_size, *geometry, middle)
     mask = normal(layer.N, layer.offset_groups * taps, p, q).sigmoid() if layer.mask else None
     weight = normal(layer.K, per_group, layer.k, layer.k) / (per_group * taps) ** 0.5
     tensors = {
@@ -114,6 +121,19 @@ def make_inputs(
             tensor.requires_grad_()
     grad = normal(layer.N, layer.K, p, q).to(dtype, memory_format=layout)
     return Inputs(layer=layer, grad=grad, **tensors)
+
+
+def clustered_offsets(
+    distance: Tensor,
+    kernel_size: tuple[int, int],
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    dilation: int | tuple[int, int],
+    pixel: tuple[int, int],
+) -> Tensor:
+    """Offsets by which all samples lie around one pixel, `distance` (shaped as they) from it."""
+    y, x = positions(torch.zeros_like(distance), kernel_size, stride, padding, dilation)
+    return distance + torch.stack((pixel[0] - y, pixel[1] - x), 3).flatten(1, 3)
 
 
 def backward_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad: Tensor):
