@@ -2,6 +2,7 @@
 
     python bench/compare.py                                  # the GPU, or the CPU with two threads
     python bench/compare.py --dtypes bf16 --layers seed-large --out rows.json
+    python bench/compare.py --passes backward --sigma 0 1 4 16 --offsets normal clustered
 
 Writes one row a layer, dtype, pass and layout. `conv_ms` is the better of the two memory formats.
 A ratio within a row is the figure; milliseconds are its context.
@@ -10,13 +11,14 @@ A ratio within a row is the figure; milliseconds are its context.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
 import torch
 from commit import measured_commit
 from ort import onnxruntime_run
-from table import summary
+from table import offsets_of, summary
 
 import dcn
 from dcn import bench
@@ -38,18 +40,35 @@ def result_mib(data: bench.Inputs, backward: bool) -> float:
     return sum(t.numel() * t.element_size() for t in tensors) / 2**20
 
 
-def measure(
-    layer, dtype: str, device: str, sigma: float, with_torchvision: bool, passes: list[str]
-) -> list[dict]:
+def add_deterministic(runs) -> None:
+    """Ours once more, where it has a deterministic way."""
+    for layout in bench.LAYOUTS:
+        run = bench.in_deterministic_mode(runs[f"dcn {layout}"])
+        try:
+            run()
+        except RuntimeError as alert:
+            if "deterministic" not in str(alert):
+                raise
+        else:
+            runs[f"deterministic {layout}"] = run
+
+
+def measure(layer, dtype: str, sigma: float, offsets: str, args) -> list[dict]:
     bench.set_precision(dtype)
+    device = args.device
     inputs = {
-        name: bench.make_inputs(layer, bench.DTYPES[dtype], device, layout, sigma)
+        name: bench.make_inputs(
+            layer, bench.DTYPES[dtype], device, layout, sigma,
+            clustered=offsets == "clustered", frozen=args.frozen,
+        )
         for name, layout in bench.LAYOUTS.items()
-    }
+    }  # fmt: skip
     rows = []
-    for backward in (name == "backward" for name in passes):
-        torchvision = with_torchvision and dtype != "bf16"
+    for backward in (name == "backward" for name in args.passes):
+        torchvision = not args.no_torchvision and dtype != "bf16"
         runs = competitors(inputs, torchvision, backward)
+        if args.deterministic and device == "cuda":
+            add_deterministic(runs)
         budget = 30.0 if device == "cuda" else 200.0
         if device == "cpu" and not backward:
             runs["onnxruntime"] = onnxruntime_run(inputs["nchw"])
@@ -61,11 +80,15 @@ def measure(
                 "pass": "backward" if backward else "forward",
                 "layout": layout,
                 "sigma": sigma,
+                "offsets": offsets,
+                "frozen": args.frozen,
                 "dcn_ms": times[f"dcn {layout}"],
                 "conv_ms": min(times["conv channels_last"], times["conv nchw"]),
                 "torchvision_ms": times.get("torchvision"),
                 "workspace_mib": None,
             }
+            if args.deterministic:
+                row["deterministic_ms"] = times.get(f"deterministic {layout}")
             if device == "cpu":
                 row["ort_ms"] = times.get("onnxruntime")
             run = runs[f"dcn {layout}"]
@@ -91,7 +114,20 @@ def main() -> None:
     parser.add_argument(
         "--passes", nargs="+", choices=["forward", "backward"], default=["forward", "backward"]
     )
-    parser.add_argument("--sigma", type=float, default=1.0, help="offset scale in pixels")
+    parser.add_argument(
+        "--sigma", nargs="+", type=float, default=[1.0], help="offset scale in pixels"
+    )
+    parser.add_argument(
+        "--offsets", nargs="+", choices=["normal", "clustered"], default=["normal"],
+        help="clustered: all samples of an image within 1 px of its middle",
+    )  # fmt: skip
+    parser.add_argument(
+        "--frozen", nargs="+", choices=["input", "weight", "offset", "mask", "bias"], default=[],
+        help="what needs no gradient",
+    )  # fmt: skip
+    parser.add_argument(
+        "--deterministic", action="store_true", help="ours in PyTorch's deterministic mode as well"
+    )
     parser.add_argument("--no-torchvision", action="store_true")
     parser.add_argument("--commit", help="what is measured, where git is not there to say so")
     parser.add_argument("--out", type=Path, help="where to write the rows, as JSON")
@@ -107,19 +143,21 @@ def main() -> None:
     for layer in VARIANTS if args.variants else LAYERS:
         if args.layers and layer.name not in args.layers:
             continue
-        for dtype in dtypes:
-            new = measure(
-                layer, dtype, args.device, args.sigma, not args.no_torchvision, args.passes
-            )
+        spreads = [(sigma, "normal") for sigma in args.sigma if "normal" in args.offsets]
+        if "clustered" in args.offsets:
+            spreads.append((1.0, "clustered"))
+        for dtype, spread in itertools.product(dtypes, spreads):
+            new = measure(layer, dtype, *spread, args)
             rows += [row | stamp for row in new]
             for row in new:
-                theirs = row["torchvision_ms"]
+                theirs, again = row["torchvision_ms"], row.get("deterministic_ms")
                 print(
                     f"{layer.name:12} {dtype:5} {row['pass']:8} {row['layout']:13} "
+                    f"{offsets_of(row):9} "
                     f"dcn {row['dcn_ms']:8.3f} conv {row['conv_ms']:8.3f} "
                     f"torchvision {theirs or float('nan'):8.3f} ms  "
                     f"ratio {row['dcn_ms'] / row['conv_ms']:5.2f}  {row['workspace_mib']} MiB  "
-                    f"{row['plan']}",
+                    f"{row['plan']}" + (f", deterministic {again:.3f} ms" if again else ""),
                     flush=True,
                 )
         if args.out:

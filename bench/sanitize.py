@@ -224,8 +224,8 @@ def sanitize(tool: str, dtype: str, part: list[str]) -> dict:
     ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     summary = re.findall(r"(ERROR SUMMARY|RACECHECK SUMMARY): (.*)", result.stdout)
-    if not summary or "ran " not in result.stdout:
-        print(result.stdout[:2000], result.stderr[-500:], file=sys.stderr)
+    if result.returncode or not summary or "ran " not in result.stdout:
+        print(result.stdout[:3000], result.stderr[-500:], file=sys.stderr)
     text = " ".join(match[1] for match in summary)
     print(f"{tool:10} {dtype:9} exit {result.returncode}: {text}", flush=True)
     row = {"tool": tool, "dtype": dtype, "exit": result.returncode, "summary": text}

@@ -16,22 +16,48 @@ def geomean(values: list[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
+def offsets_of(row: dict) -> str:
+    """Of the samples, in a word."""
+    if row.get("offsets", "normal") == "normal":
+        return f"{row.get('sigma', 1.0):g} px"
+    return row["offsets"]
+
+
 def summary(rows: list[dict]) -> list[str]:
-    """A line a dtype, pass and layout."""
+    """A line a dtype, pass and layout; and for each kind of offsets, where there are several."""
     cells = defaultdict(list)
     for row in rows:
-        cells[row["dtype"], row["pass"], row["layout"]].append(row)
+        cells[row["dtype"], row["pass"], row["layout"], offsets_of(row)].append(row)
+    several = len({offsets for *_, offsets in cells}) > 1
     lines = [
         "| dtype | pass | layout | time / convolution | worst layer | torchvision / time | worst |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (dtype, pass_, layout), cell in cells.items():
+    for (dtype, pass_, layout, offsets), cell in cells.items():
         ratios = [row["dcn_ms"] / row["conv_ms"] for row in cell]
         gains = [row["torchvision_ms"] / row["dcn_ms"] for row in cell if row["torchvision_ms"]]
-        gain = f"{geomean(gains):.2f} | {min(gains):.2f}" if gains else "no such dtype | "
+        gain = f"{geomean(gains):.2f} | {min(gains):.2f}" if gains else "not measured | "
+        name = f"{dtype}, offsets {offsets}" if several else dtype
         lines.append(
-            f"| {dtype} | {pass_} | {layout} | {geomean(ratios):.2f} | {max(ratios):.2f} | {gain} |"
+            f"| {name} | {pass_} | {layout} | {geomean(ratios):.2f} | {max(ratios):.2f} | {gain} |"
         )
+    return lines
+
+
+def by_offsets(rows: list[dict], layout: str) -> list[str]:
+    """Time / convolution: a line a layer, dtype and pass, a column a kind of offsets."""
+    rows = [row for row in rows if row["layout"] == layout]
+    kinds = list(dict.fromkeys(map(offsets_of, rows)))
+    lines = [
+        "| layer | dtype | pass | " + " | ".join(kinds) + " |",
+        "|---" * (3 + len(kinds)) + "|",
+    ]
+    found = defaultdict(dict)
+    for row in rows:
+        ratio = row["dcn_ms"] / row["conv_ms"]
+        found[row["layer"], row["dtype"], row["pass"]][offsets_of(row)] = f"{ratio:.2f}"
+    for names, ratios in found.items():
+        lines.append(f"| {' | '.join([*names, *(ratios.get(kind, '-') for kind in kinds)])} |")
     return lines
 
 
@@ -61,7 +87,8 @@ def main() -> None:
     stamp = rows[0]
     print(f"{stamp['device']}, torch {stamp['torch']}, commit {stamp['commit']}\n")
     print("\n".join(summary(rows)), "", f"In {args.layout}:", "", sep="\n")
-    print("\n".join(layers(rows, args.layout)))
+    several = len(set(map(offsets_of, rows))) > 1
+    print("\n".join((by_offsets if several else layers)(rows, args.layout)))
 
 
 if __name__ == "__main__":

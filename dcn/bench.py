@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -77,9 +77,11 @@ class Inputs:
         )  # fmt: skip
 
     def leaves(self, deformable: bool) -> list[Tensor]:
-        """What gradients are asked for: all inputs, or those of the plain convolution."""
+        """What gradients are asked for: all inputs, or those of the plain convolution; none of what
+        is frozen."""
         sampling = [self.offset] + ([self.mask] if self.mask is not None else [])
-        return [self.input, self.weight, self.bias] + (sampling if deformable else [])
+        every = [self.input, self.weight, self.bias] + (sampling if deformable else [])
+        return [tensor for tensor in every if tensor.requires_grad]
 
 
 def make_inputs(
@@ -90,8 +92,10 @@ def make_inputs(
     sigma: float = 1.0,
     seed: int = 0,
     clustered: bool = False,
+    frozen: Collection[str] = (),
 ) -> Inputs:
-    """`clustered`: offsets by which all samples of an image lie within 1 px of its middle."""
+    """`clustered`: offsets by which all samples of an image lie within 1 px of its middle;
+    `frozen`: tensors without gradients, by name."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -116,9 +120,9 @@ def make_inputs(
         "mask": None if mask is None else mask.to(dtype),
         "bias": normal(layer.K).to(dtype),
     }
-    for tensor in tensors.values():
+    for name, tensor in tensors.items():
         if tensor is not None:
-            tensor.requires_grad_()
+            tensor.requires_grad_(name not in frozen)
     grad = normal(layer.N, layer.K, p, q).to(dtype, memory_format=layout)
     return Inputs(layer=layer, grad=grad, **tensors)
 
@@ -140,6 +144,22 @@ def backward_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad: Tenso
     """A callable that runs the backward pass alone, any number of times, on one forward's graph."""
     output = forward()
     return lambda: torch.autograd.grad(output, leaves, grad, retain_graph=True)
+
+
+def in_deterministic_mode(run: Callable[[], object]) -> Callable[[], object]:
+    """`run` under `torch.use_deterministic_algorithms`, without the filling of memory, which is for
+    finding bugs. PyTorch raises RuntimeError from what has no deterministic way."""
+
+    def deterministic() -> object:
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+        try:
+            return run()
+        finally:
+            torch.utils.deterministic.fill_uninitialized_memory = True
+            torch.use_deterministic_algorithms(False)
+
+    return deterministic
 
 
 def competitors(data: Inputs, torchvision: bool, backward: bool) -> dict[str, Callable[[], object]]:

@@ -52,6 +52,7 @@ VARIANTS = [
     Layer("7x7", "a large kernel", N=4, C=128, H=64, W=64, K=128, k=7, pad=3),
     Layer("1x1", "one tap", N=4, C=128, H=64, W=64, K=128, k=1, pad=0),
     Layer("stride-2", "a strided layer", N=4, C=128, H=128, W=128, K=128, stride=2),
+    Layer("2-offset-groups", "64 channels each", N=4, C=128, H=64, W=64, K=128, offset_groups=2),
     Layer("4-offset-groups", "32 channels each", N=4, C=128, H=64, W=64, K=128, offset_groups=4),
     Layer("8-channel-offsets", "16 groups", N=4, C=128, H=64, W=64, K=128, offset_groups=16),
     Layer("3-groups", "64 channels each", N=4, C=192, H=64, W=64, K=192, groups=3),
