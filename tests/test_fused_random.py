@@ -63,10 +63,10 @@ def random_case(rng: random.Random) -> Case:
             return case
 
 
-def draw_randomly(rng: random.Random, case: Case, kind):
+def draw_randomly(rng: random.Random, case: Case, kind, **more):
     """Offsets of a random spread, some of them far outside; some dtypes and formats."""
     wide = rng.random() < 0.5
-    tensors = draw(case, kind, offset_dtype=torch.float32 if wide else None)
+    tensors = draw(case, kind, offset_dtype=torch.float32 if wide else None, **more)
     tensors["offset"] = tensors["offset"] * rng.choice((0, 0.1, 1, 1, 3))
     if rng.random() < 0.3:
         far = torch.rand(tensors["offset"].shape, device="cuda") < 0.1

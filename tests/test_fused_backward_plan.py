@@ -1,0 +1,46 @@
+"""The plan of the backward pass from Python, without a GPU: memory, determinism, output_mask."""
+
+import itertools
+
+import pytest
+from fused_cases import EACH_ARITHMETIC, FEW, options, shapes
+from test_fused_plan import LAYER, MIB, case_of
+
+import dcn
+
+
+def plan(case, kind, **more):
+    return dcn.plan(*shapes(case), **options(case, kind), pass_="backward", **more)
+
+
+def why_not(case, kind, **more) -> str:
+    return dcn.why_not("fused", *shapes(case), **options(case, kind), pass_="backward", **more)
+
+
+@LAYER
+@EACH_ARITHMETIC
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_memory_beyond_inputs_and_outputs_is_bounded(layer, kind, deterministic):
+    chosen = plan(case_of(layer), kind, deterministic=deterministic)
+    assert chosen.workspace_bytes <= 64 * MIB, chosen
+
+
+@LAYER
+@EACH_ARITHMETIC
+def test_deterministic_mode_has_a_deterministic_plan_where_there_is_one(layer, kind):
+    case = case_of(layer)
+    reason = why_not(case, kind, deterministic=True)
+    assert plan(case, kind, deterministic=True).deterministic == (reason == "")
+
+
+@pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
+@EACH_ARITHMETIC
+def test_gradients_that_are_not_asked_for_take_no_memory(case, kind):
+    every = plan(case, kind)
+    for wanted in itertools.product((False, True), repeat=5):
+        chosen = plan(case, kind, output_mask=wanted)
+        if chosen.algorithm == every.algorithm:
+            assert chosen.workspace_bytes <= every.workspace_bytes, wanted
+        if not wanted[0]:
+            assert chosen.accumulator_bytes == 0
+            assert chosen.deterministic
