@@ -66,15 +66,17 @@ def why_not_backward(case: Case, kind: Arithmetic, names=LEAVES, **more) -> str:
     return dcn.why_not("fused", *shapes(case), **request)
 
 
-def run_backward(case: Case, kind: Arithmetic, tensors, grad, names=LEAVES) -> Tensors:
+def run_backward(
+    case: Case, kind: Arithmetic, tensors, grad, names=LEAVES, algorithm: str = "fused"
+) -> Tensors:
     """The gradients of `names` by name, of `fused` where it can; asserts that it ran."""
     names = [name for name in names if tensors[name] is not None]
     wanted = [name in names for name in LEAVES]
-    with tf32_as(kind), dcn.force_algorithm("fused"):
+    with tf32_as(kind), dcn.force_algorithm(algorithm):
         values = torch.ops.dcn.deform_conv2d_backward(
             *case.backward_arguments(grad, tensors), wanted
         )
-    legal = not why_not_backward(case, kind, names)
+    legal = algorithm == "fused" and not why_not_backward(case, kind, names)
     assert (dcn.last_plan().algorithm == "fused") == legal
     for name, value in zip(LEAVES, values, strict=True):
         if name not in names:
@@ -131,8 +133,10 @@ def leaves_of(tensors: Tensors, dtype: torch.dtype | None = None) -> Tensors:
 def reference_gradients(case: Case, tensors: Tensors, grad: Tensor) -> Tensors:
     """In float64, by autograd, from the same values."""
     leaves = leaves_of(tensors, torch.float64)
-    out = dcn.reference.deform_conv2d(**leaves, **case.geometry)
-    return gradients(out, leaves, grad.double())
+    out = reference.deform_conv2d(**leaves, **case.geometry)
+    values = gradients(out, leaves, grad.double())
+    del values["output"]
+    return values
 
 
 class OneByOne(torch.autograd.Function):
@@ -188,9 +192,10 @@ def columns_of_one_gather(case: Case, tensors: Tensors) -> Tensor:
 def one_by_one(case: Case, tensors: Tensors) -> Tensor:
     columns = by_group(case, columns_of_one_gather(case, tensors))
     weight = tensors["weight"].reshape(case.groups, case.k // case.groups, -1)
+    if tensors["bias"] is not None:  # it multiplies a column of ones
+        weight = torch.cat((weight, tensors["bias"].reshape(case.groups, -1, 1)), 2)
+        columns = functional.pad(columns, (0, 0, 0, 1), value=1.0)
     out = OneByOne.apply(weight, columns)
-    if tensors["bias"] is not None:
-        out = out + tensors["bias"].reshape(case.groups, -1, 1)
     return out.reshape(case.k, case.n, *case.output_size).movedim(0, 1)
 
 
