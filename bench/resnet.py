@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,14 +90,15 @@ def images_and_targets(network: str, batch: int, size: int, device: str):
     return images, targets
 
 
-def training_step(network: str, model: nn.Module, data, dtype: str) -> Callable[[], None]:
+def training_step(network: str, model: nn.Module, data, dtype: str) -> Callable[[], Tensor]:
+    """A callable that makes one step and returns its loss."""
     images, targets = data
     device = next(model.parameters()).device.type
     half = bench.DTYPES[dtype].itemsize == 2
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     scaler = torch.amp.GradScaler(device, enabled=dtype == "f16")
 
-    def step() -> None:
+    def step() -> Tensor:
         optimizer.zero_grad()
         with torch.autocast(device, bench.DTYPES[dtype] if half else None, enabled=half):
             if network == "resnet50":
@@ -106,6 +108,7 @@ def training_step(network: str, model: nn.Module, data, dtype: str) -> Callable[
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
+        return loss.detach()
 
     return step
 
@@ -121,6 +124,9 @@ def measure(network: str, dtype: str, args) -> dict:
         model = model.to(args.device, memory_format=torch.channels_last)
         steps[kind] = training_step(network, model, data, dtype)
     times = bench.best_of_interleaved(steps, args.device, args.repeats, budget_ms=1.0)
+    losses = {kind: step().item() for kind, step in steps.items()}
+    if not all(map(math.isfinite, losses.values())):
+        raise RuntimeError(f"what was timed is not training: losses {losses}")
     steps["dcn"]()
     return {
         "network": network,

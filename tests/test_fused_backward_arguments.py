@@ -1,6 +1,6 @@
 """The backward pass of `fused` with arguments as callers have them: strides, views, requires_grad.
 
-However an argument lies in memory, the gradients have the same bits.
+However an argument lies in memory, the gradients of fused have the same bits.
 """
 
 import pytest
@@ -23,7 +23,6 @@ from fused_gradients import (
     gradient_of_output,
     leaves_of,
     poisoned_or_warned,
-    repeatable,
     run_backward,
     same,
     why_not_backward,
@@ -37,8 +36,10 @@ pytestmark = needs_gpu
 EACH_OF_FEW = pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
 
 
-def differing(case, kind, tensors, ours, expected):
-    return same(ours, expected, repeatable(case, kind, tensors, list(ours)), kind)
+def differing(case, kind, ours, expected):
+    """The bits are fused's; those of a GEMM of cuBLAS change with the alignment of its operands."""
+    legal = not why_not_backward(case, kind, tuple(ours))
+    return same(ours, expected, list(ours) if legal else [], kind)
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -56,7 +57,7 @@ def test_any_strides_give_the_same_bits(case, name, view, kind):
         assert torch.equal(changed[name], tensors[name])
     with poisoned_or_warned():
         ours = run_backward(case, kind, changed, viewed)
-    assert not (bad := differing(case, kind, tensors, ours, expected)), bad
+    assert not (bad := differing(case, kind, ours, expected)), bad
 
 
 @pytest.mark.parametrize("name", ["input", "weight", "offset", "mask", "grad"])
@@ -73,7 +74,7 @@ def test_expanded_arguments_give_the_same_bits(name, dims, kind):
     for viewed in (one.expand_as(every[name]), one.expand_as(every[name]).contiguous()):
         changed = every | {name: viewed}
         results.append(run_backward(STURDY, kind, changed, changed.pop("grad")))
-    assert not (bad := differing(STURDY, kind, tensors, *results)), bad
+    assert not (bad := differing(STURDY, kind, *results)), bad
 
 
 @EACH_ARITHMETIC
@@ -84,7 +85,7 @@ def test_every_argument_not_aligned_at_once(kind):
         expected = run_backward(STURDY, kind, last, grad)
         moved = {name: with_storage_offset(value) for name, value in last.items()}
         ours = run_backward(STURDY, kind, moved, with_storage_offset(grad))
-        assert not (bad := differing(STURDY, kind, tensors, ours, expected)), (layout, bad)
+        assert not (bad := differing(STURDY, kind, ours, expected)), (layout, bad)
         assert ours["input"].is_contiguous(memory_format=layout)
 
 
@@ -101,7 +102,7 @@ def test_every_memory_format_gives_the_same_bits(case, kind):
                 made["weight"] = made["weight"].contiguous(memory_format=of_weight)
                 moved = grad.contiguous(memory_format=of_grad)
                 ours = run_backward(case, kind, made, moved)
-                bad = differing(case, kind, tensors, ours, expected)
+                bad = differing(case, kind, ours, expected)
                 assert not bad, (of_input, of_weight, of_grad, bad)
                 assert ours["input"].is_contiguous(memory_format=of_input)
                 assert ours["weight"].is_contiguous(memory_format=of_weight)
@@ -155,7 +156,7 @@ def test_a_sum_of_the_outputs(kind):
     ones = torch.ones(STURDY.n, STURDY.k, *STURDY.output_size, device="cuda", dtype=kind.dtype)
     expected = run_backward(STURDY, kind, tensors, ones)
     ours = {name: leaf.grad for name, leaf in leaves.items()}
-    assert not (bad := differing(STURDY, kind, tensors, ours, expected)), bad
+    assert not (bad := differing(STURDY, kind, ours, expected)), bad
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -176,7 +177,7 @@ def test_autocast_gives_gradients_of_the_parameters_dtype(dtype):
     ours = {name: leaf.grad for name, leaf in leaves.items()}
     assert all(value.dtype == torch.float32 for value in ours.values())
     wide = {name: value.float() for name, value in expected.items()}
-    assert not (bad := differing(STURDY, narrow, by_hand, ours, wide)), bad
+    assert not (bad := differing(STURDY, narrow, ours, wide)), bad
 
 
 @EACH_ARITHMETIC
