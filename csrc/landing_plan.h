@@ -1,0 +1,60 @@
+// Landing lists: the samples of a backward pass sorted by where they land, so that the input
+// gradient can be gathered. What they take of memory; the kernels are in landing_lists.cu.
+//
+// The input gradient of pixel (y, x) collects from the samples of four bins, those whose top-left
+// corner is (y, x), (y, x - 1), (y - 1, x) or (y - 1, x - 1). Lists are made for some images of the
+// batch at a time, a chunk, which bounds the workspace.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "shape.h"
+
+namespace dcn {
+
+// A bin with more records is heavy: its sums are made beforehand (LandingLists).
+constexpr int kHeavyBin = 32;
+constexpr int64_t kScanBins = 2048;  // bins of a CTA of the scan
+
+// Bytes of what the kernels keep for a record, a bin, a heavy bin and a CTA of the scan.
+constexpr int64_t kLandingRecordBytes = 16;
+constexpr int64_t kLandingRunBytes = 8;
+constexpr int64_t kHeavyBinBytes = 16;
+constexpr int64_t kScanStateBytes = 8;
+constexpr int64_t kScanCounterBytes = 16;
+
+// Parts of the workspace, in bytes from its begin, which must be aligned to 256. Two parts lie
+// where two others will: places among a bin's arrivals are read before heavy rows are written, and
+// counts before records.
+struct LandingPlan {
+  int64_t samples = 0, bins = 0;  // of a chunk
+  int64_t most_heavy_bins = 0;
+  int64_t runs = 0;
+  int64_t heavy_bins = 0;
+  int64_t heavy_rows = 0;  // and places
+  // From here to zeroed_end: zero at the start.
+  int64_t counters = 0;
+  int64_t scan_states = 0;
+  int64_t records = 0;  // and counts
+  int64_t zeroed_end = 0;
+  int64_t bytes = 0;
+};
+
+// Gradient rows have grad_channels elements of grad_bytes.
+LandingPlan landing_plan(const ConvShape& shape, int32_t images, int grad_bytes,
+                         int32_t grad_channels);
+
+inline int64_t landing_bytes(const ConvShape& shape, int32_t images, int grad_bytes,
+                             int32_t grad_channels) {
+  return landing_plan(shape, images, grad_bytes, grad_channels).bytes;
+}
+
+// Empty, or why a chunk of so many images has no landing lists.
+std::string why_not_landing(const ConvShape& shape, int32_t images);
+
+// The most images of a chunk whose workspace is within `allowance` bytes; at least one.
+int32_t images_of_chunk(const ConvShape& shape, int grad_bytes, int32_t grad_channels,
+                        int64_t allowance);
+
+}  // namespace dcn
