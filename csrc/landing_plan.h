@@ -15,29 +15,36 @@ namespace dcn {
 
 // A bin with more records is heavy: its sums are made beforehand (LandingLists).
 constexpr int kHeavyBin = 32;
-constexpr int64_t kScanBins = 2048;  // bins of a CTA of the scan
 
-// Bytes of what the kernels keep for a record, a bin, a heavy bin and a CTA of the scan.
+// Bytes of what the kernels keep for a record, a bin and a heavy bin.
 constexpr int64_t kLandingRecordBytes = 16;
 constexpr int64_t kLandingRunBytes = 8;
 constexpr int64_t kHeavyBinBytes = 16;
-constexpr int64_t kScanStateBytes = 8;
-constexpr int64_t kScanCounterBytes = 16;
 
-// Parts of the workspace, in bytes from its begin, which must be aligned to 256. Two parts lie
-// where two others will: places among a bin's arrivals are read before heavy rows are written, and
-// counts before records.
+// A plane, the samples of a tap and offset group in one image, is sorted in shared memory where its
+// samples can be counted in 16 bits; a CTA has a band of its bins there.
+constexpr int32_t kMostPlaneSamples = (1 << 16) - 1;
+constexpr int32_t kMostPlaneWidth = 1 << 21;  // and height: floors are taken by an addition
+constexpr int32_t kMostBandBins = 1 << 15;
+// Every CTA of a plane walks all its samples, so planes are cut no further than to have work for so
+// many CTAs.
+constexpr int32_t kLandingBlocks = 132;
+#ifndef BANDS
+#define BANDS 4
+#endif
+constexpr int32_t kMostBands = BANDS;
+
+// Parts of the workspace, in bytes from its begin, which must be aligned to 256.
 struct LandingPlan {
   int64_t samples = 0, bins = 0;  // of a chunk
   int64_t most_heavy_bins = 0;
+  int32_t bands = 0, band_bins = 0;  // of a plane; 0: planes are sorted in device memory
   int64_t runs = 0;
   int64_t heavy_bins = 0;
-  int64_t heavy_rows = 0;  // and places
-  // From here to zeroed_end: zero at the start.
-  int64_t counters = 0;
-  int64_t scan_states = 0;
-  int64_t records = 0;  // and counts
-  int64_t zeroed_end = 0;
+  int64_t heavy_count = 0;
+  // While planes are sorted in device memory, the two hold numbers of samples and of bins.
+  int64_t heavy_rows = 0;
+  int64_t records = 0;
   int64_t bytes = 0;
 };
 

@@ -20,8 +20,9 @@ ConvShape shape_of(int32_t N, int32_t H, int32_t W, int32_t stride, int32_t kern
 }
 
 const ConvShape kShapes[] = {
-    shape_of(2, 128, 128, 1, 3, 1), shape_of(3, 7, 7, 1, 3, 1),   shape_of(1, 180, 320, 1, 3, 16),
-    shape_of(4, 64, 33, 4, 3, 2),   shape_of(5, 40, 40, 1, 7, 1), shape_of(2, 3, 3, 1, 3, 1),
+    shape_of(2, 128, 128, 1, 3, 1), shape_of(3, 7, 7, 1, 3, 1),     shape_of(1, 180, 320, 1, 3, 16),
+    shape_of(4, 64, 33, 4, 3, 2),   shape_of(5, 40, 40, 1, 7, 1),   shape_of(2, 3, 3, 1, 3, 1),
+    shape_of(2, 300, 300, 1, 3, 1), shape_of(2, 500, 400, 2, 3, 1), shape_of(1, 900, 900, 8, 1, 1),
 };
 
 TEST(LandingPlan, CountsSamplesAndBins) {
@@ -31,20 +32,21 @@ TEST(LandingPlan, CountsSamplesAndBins) {
   EXPECT_EQ(plan.most_heavy_bins, plan.samples / (kHeavyBin + 1));
 }
 
-// Parts that are in use together.
 TEST(LandingPlan, PartsAreAlignedAndApart) {
   for (const ConvShape& shape : kShapes) {
     for (const int grad_bytes : {2, 4}) {
       const LandingPlan plan = landing_plan(shape, shape.N, grad_bytes, 72);
       const int64_t most = plan.most_heavy_bins;
-      const int64_t rows = std::max(most * 4 * 72 * grad_bytes, plan.samples * 4);
-      const int64_t records = std::max(plan.samples * kLandingRecordBytes, plan.bins * 4);
+      int64_t rows = most * 4 * 72 * grad_bytes, records = plan.samples * kLandingRecordBytes;
+      if (plan.bands == 0) {
+        rows = std::max(rows, plan.samples * 4);
+        records = std::max(records, plan.bins * 4);
+      }
       const std::vector<std::pair<int64_t, int64_t>> parts = {
           {plan.runs, plan.bins * kLandingRunBytes},
           {plan.heavy_bins, most * kHeavyBinBytes},
+          {plan.heavy_count, 4},
           {plan.heavy_rows, rows},
-          {plan.counters, kScanCounterBytes},
-          {plan.scan_states, (plan.bins + kScanBins - 1) / kScanBins * kScanStateBytes},
           {plan.records, records}};
       int64_t end = 0;
       for (const auto& [begin, bytes] : parts) {
@@ -53,8 +55,26 @@ TEST(LandingPlan, PartsAreAlignedAndApart) {
         end = begin + bytes;
       }
       EXPECT_GE(plan.bytes, end);
-      EXPECT_EQ(plan.zeroed_end, plan.records + plan.bins * 4);
       EXPECT_EQ(plan.bytes, landing_bytes(shape, shape.N, grad_bytes, 72));
+    }
+  }
+}
+
+TEST(LandingPlan, BandsMakeUpAPlane) {
+  for (const ConvShape& shape : kShapes) {
+    for (const int32_t images : {1, shape.N}) {
+      const LandingPlan plan = landing_plan(shape, images, 2, 64);
+      const int64_t bins = int64_t{shape.H + 1} * (shape.W + 1);
+      if (shape.output_pixels_per_image() > kMostPlaneSamples) {
+        EXPECT_EQ(plan.bands, 0);
+        continue;
+      }
+      EXPECT_GE(int64_t{plan.bands} * plan.band_bins, bins);
+      EXPECT_LT((plan.bands - 1) * int64_t{plan.band_bins}, bins);
+      EXPECT_LE(plan.band_bins, kMostBandBins);
+      if (bins <= kMostBandBins) {
+        EXPECT_LE(plan.bands, kMostBands);
+      }
     }
   }
 }
