@@ -29,10 +29,7 @@ constexpr int32_t kMostBandBins = 1 << 15;
 // Every CTA of a plane walks all its samples, so planes are cut no further than to have work for so
 // many CTAs.
 constexpr int32_t kLandingBlocks = 132;
-#ifndef BANDS
-#define BANDS 4
-#endif
-constexpr int32_t kMostBands = BANDS;
+constexpr int32_t kMostBands = 4;
 
 // Parts of the workspace, in bytes from its begin, which must be aligned to 256.
 struct LandingPlan {

@@ -6,7 +6,8 @@
 //          Counts to runs; the second walk puts each record where its bin's cursor is, so records
 //          of a bin lie in order of arrival, until a thread orders them
 //
-// Counting in shared memory is several times as fast as by atomics in the L2.
+// One launch instead of five: 12 us instead of 21 for maps of 32 x 32 on an H200, 24 instead of 40
+// for eight of 64 x 64. From 128 x 128 on both take the same, 34 us for two of them.
 #include "landing_work.cuh"
 
 namespace dcn {
