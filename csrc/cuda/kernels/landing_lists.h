@@ -15,9 +15,10 @@ struct alignas(16) LandingRecord {
 
 // Bins are [D][taps][image of the chunk][H + 1][W + 1]; a sample whose top-left corner is (y, x) is
 // in bin (y + 1, x + 1), and in none where it is outside. Records are sorted by bin, those of a bin
-// by row; where samples are outside, a gap follows the records of their tap and image. runs[bin] = {begin, end}, {0, 0} where the bin is empty. A heavy bin has no records: its
-// run is {~h, ~h}, and heavy_rows[4 * h + corner] holds the sum over its samples of mask * weight
-// of that corner * grad[row], [grad_channels] in grad's type.
+// by row; where samples are outside, a gap follows the records of their tap and image. runs[bin] is
+// {begin, end}, {0, 0} where the bin is empty. A heavy bin has no records: its run is {~h, ~h}, and
+// heavy_rows[4 * h + corner] holds the sum over its samples of mask * weight of that corner *
+// grad[row], [grad_channels] in grad's type.
 struct LandingLists {
   const LandingRecord* records;
   const int2* runs;
