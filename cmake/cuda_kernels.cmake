@@ -2,7 +2,8 @@
 target_sources(dcn PRIVATE
   csrc/cuda/deform_conv2d.cpp csrc/cuda/device_info.cpp csrc/cuda/fused.cpp csrc/cuda/gemm.cpp csrc/cuda/im2col_gemm.cpp csrc/cuda/layout.cpp
   csrc/cuda/kernels/im2col.cu csrc/cuda/kernels/col2im.cu csrc/cuda/kernels/column_sum.cu
-  csrc/cuda/kernels/layout.cu csrc/cuda/kernels/pack_weight.cu csrc/cuda/kernels/pad_channels.cu
+  csrc/cuda/kernels/landing_heavy.cu csrc/cuda/kernels/landing_lists.cu
+  csrc/cuda/kernels/landing_planes.cu csrc/cuda/kernels/landing_sort.cu csrc/cuda/kernels/layout.cu csrc/cuda/kernels/pack_weight.cu csrc/cuda/kernels/pad_channels.cu
   csrc/cuda/kernels/fprop_sm80.cu csrc/cuda/kernels/fprop_sm80_f16.cu
   csrc/cuda/kernels/fprop_sm80_bf16.cu csrc/cuda/kernels/fprop_sm80_tf32.cu
   csrc/cuda/kernels/fprop_sm80_3xtf32.cu csrc/cuda/kernels/fprop_sm90.cu)

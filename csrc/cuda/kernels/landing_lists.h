@@ -1,0 +1,41 @@
+// Landing lists on the device (landing_plan.h says what they are for), and their launcher.
+#pragma once
+
+#include <vector_types.h>
+
+#include "../../landing_plan.h"
+#include "params.h"
+
+namespace dcn {
+
+struct alignas(16) LandingRecord {
+  uint32_t row;        // of grad, from the chunk's first image on: (image * P + p) * Q + q
+  float ly, lx, mask;  // fractions of bilinear.h; the mask is 1 where there is none
+};
+
+// Bins are [D][taps][image of the chunk][H + 1][W + 1]; a sample whose top-left corner is (y, x) is
+// in bin (y + 1, x + 1), and in none where it is outside. Records are sorted by bin, those of a bin
+// by row; where samples are outside, a gap follows the records of their tap and image. runs[bin] is
+// {begin, end}, {0, 0} where the bin is empty. A heavy bin has no records: its run is {~h, ~h}, and
+// heavy_rows[4 * h + corner] holds the sum over its samples of mask * weight of that corner *
+// grad[row], [grad_channels] in grad's type.
+struct LandingLists {
+  const LandingRecord* records;
+  const int2* runs;
+  const void* heavy_rows;
+};
+
+struct LandingParams {
+  ConvShape shape;
+  int32_t first_image, images;  // of the chunk
+  SamplingMap offset, mask;
+  const void* grad;  // [N, P, Q, grad_channels], rows in whole, aligned vectors of 16 bytes
+  Dtype grad_dtype;
+  int32_t grad_channels;
+  void* workspace;  // landing_bytes, aligned to 256
+};
+
+LandingLists landing_lists(const LandingParams& params);
+cudaError_t launch_landing_lists(const LandingParams& params, cudaStream_t stream);
+
+}  // namespace dcn

@@ -1,0 +1,115 @@
+// Landing lists of planes of any size: a counting sort in device memory.
+//
+//   count   each sample adds one to its bin, and keeps its place among the bin's arrivals
+//   scan    a CTA for each plane: counts to runs
+//   fill    each sample's record goes to its place
+//   order   a thread for each bin orders its records
+#include "landing_work.cuh"
+
+namespace dcn {
+namespace {
+
+constexpr int kSortThreads = 256;
+
+__global__ void __launch_bounds__(kSortThreads)
+    dcn_dgrad_landing_count_kernel(const __grid_constant__ LandingWork work) {
+  const uint32_t sample = blockIdx.x * kSortThreads + threadIdx.x;
+  if (sample >= work.samples) return;
+  const Plane plane = plane_at(work, work.pixels.quotient(sample));
+  const OutputPixel at = output_pixel(work, plane, sample - plane.index * work.pixels.value);
+  const uint32_t bin = bin_of(work, sample_at(work, plane, at, load_offset(work, plane, at)));
+  if (bin == kNoBin) return;
+  work.places[sample] = atomicAdd(work.counts + plane.index * work.plane_bins.value + bin, 1u);
+}
+
+constexpr int kScanThreads = 512;
+constexpr int kScanWarps = kScanThreads / 32;
+constexpr int kLaneBins = 16;
+constexpr uint32_t kRoundBins = kScanThreads * kLaneBins;
+
+// Records of a plane begin where they would if no sample before were outside.
+__global__ void __launch_bounds__(kScanThreads)
+    dcn_dgrad_landing_scan_kernel(const __grid_constant__ LandingWork work) {
+  __shared__ uint32_t warp_sum[2][kScanWarps];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const uint32_t bins = work.plane_bins.value, first_bin = blockIdx.x * bins;
+  const uint32_t own_bin = warp * 32 * kLaneBins + lane;
+  uint32_t next[kLaneBins];
+  const auto load = [&](uint32_t round) {
+#pragma unroll
+    for (int i = 0; i < kLaneBins; ++i) {
+      const uint32_t bin = round + own_bin + i * 32;
+      next[i] = bin < bins ? work.counts[first_bin + bin] : 0;
+    }
+  };
+  load(0);
+  uint32_t begin = blockIdx.x * work.pixels.value;
+  int parity = 0;
+  for (uint32_t round = 0; round < bins; round += kRoundBins, parity ^= 1) {
+    uint32_t count[kLaneBins], own = 0;
+#pragma unroll
+    for (int i = 0; i < kLaneBins; ++i) own += count[i] = next[i];
+    if (round + kRoundBins < bins) load(round + kRoundBins);
+    own = __reduce_add_sync(~0u, own);
+    if (lane == 0) warp_sum[parity][warp] = own;
+    __syncthreads();
+    uint32_t total, of_row;
+    const uint32_t before_warp =
+        scan_lanes(lane < kScanWarps ? warp_sum[parity][lane] : 0, lane, total);
+    uint32_t at[kLaneBins], next_at = begin + __shfl_sync(~0u, before_warp, warp);
+    begin += total;
+#pragma unroll
+    for (int i = 0; i < kLaneBins; ++i) {
+      at[i] = next_at + scan_lanes(count[i], lane, of_row);
+      next_at += of_row;
+    }
+#pragma unroll
+    for (int i = 0; i < kLaneBins; ++i) {
+      const uint32_t bin = round + own_bin + i * 32;
+      if (bin < bins) work.runs[first_bin + bin] = run_of(work, first_bin + bin, at[i], count[i]);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kSortThreads)
+    dcn_dgrad_landing_fill_kernel(const __grid_constant__ LandingWork work) {
+  const uint32_t index = blockIdx.x * kSortThreads + threadIdx.x;
+  if (index >= work.samples) return;
+  const Plane plane = plane_at(work, work.pixels.quotient(index));
+  const uint32_t pixel = index - plane.index * work.pixels.value;
+  const OutputPixel at = output_pixel(work, plane, pixel);
+  const Sample<float> sample = sample_at(work, plane, at, load_offset(work, plane, at));
+  const uint32_t bin = bin_of(work, sample);
+  if (bin == kNoBin) return;
+  int32_t begin = work.runs[plane.index * work.plane_bins.value + bin].x;
+  if (begin < 0) begin = work.heavy_bins[~begin].begin;
+  work.records[begin + work.places[index]] = {plane.image * work.pixels.value + pixel, sample.ly,
+                                              sample.lx, mask_at(work, plane, at)};
+}
+
+__global__ void __launch_bounds__(kSortThreads)
+    dcn_dgrad_landing_order_kernel(const __grid_constant__ LandingWork work) {
+  const uint32_t bin = blockIdx.x * kSortThreads + threadIdx.x;
+  if (bin >= work.bins) return;
+  const int2 run = work.runs[bin];
+  order_records(work.records + run.x, run.y - run.x);
+}
+
+}  // namespace
+
+cudaError_t launch_landing_sort(const LandingWork& work, cudaStream_t stream) {
+  const int64_t sample_blocks = tiles_of(work.samples, kSortThreads);
+  cudaError_t error = cudaMemsetAsync(work.counts, 0, work.bins * sizeof(uint32_t), stream);
+  if (error != cudaSuccess) return error;
+  error = launch_landing<dcn_dgrad_landing_count_kernel>(sample_blocks, kSortThreads, stream, work);
+  if (error != cudaSuccess) return error;
+  error = launch_landing<dcn_dgrad_landing_scan_kernel>(work.bins / work.plane_bins.value,
+                                                        kScanThreads, stream, work);
+  if (error != cudaSuccess) return error;
+  error = launch_landing<dcn_dgrad_landing_fill_kernel>(sample_blocks, kSortThreads, stream, work);
+  if (error != cudaSuccess) return error;
+  return launch_landing<dcn_dgrad_landing_order_kernel>(tiles_of(work.bins, kSortThreads),
+                                                        kSortThreads, stream, work);
+}
+
+}  // namespace dcn
