@@ -1,0 +1,47 @@
+// What travels to the kernels of the weight gradient, and their launcher; see params.h.
+#pragma once
+
+#include "../../wgrad_tiles.h"
+#include "fused_params.h"
+
+namespace dcn {
+
+struct WgradParams {
+  ConvShape shape;
+  FusedLayout layout;       // of the image
+  FusedLayout grad_layout;  // of the gradient of the output, an image of K channels
+
+  const void* input;  // [N, H, W, layout.channels], vectors aligned
+  SamplingMap offset, mask;
+  const void* grad;   // [N, P, Q, grad_layout.channels], vectors aligned
+  void* grad_weight;  // [K, C/G, R, S], of the image's dtype
+  int64_t stride_k, stride_c, stride_r, stride_s;
+
+  int32_t tile;    // of kWgradTiles
+  int32_t ctas;    // that share all steps of all tiles evenly
+  float* partial;  // sums of the segments, partial_bytes of the plan
+
+  // What follows from the shape and the tile, set by the launcher.
+  int32_t tile_units, unit_sums, tile_channels;
+  uint32_t pixels;        // of the output
+  int32_t units;          // of a convolution group
+  int32_t unit_tiles;     // of a group
+  int32_t channel_tiles;  // of a group
+  int32_t steps;          // of a tile
+  int64_t all_steps;      // of all tiles
+  PixelWalk walk;
+  Divisor kernel_width;
+};
+
+// Where the part of CTA `cta` begins among the steps of all tiles, one tile after the other.
+DCN_HOST_DEVICE int64_t first_step(const WgradParams& params, int64_t cta) {
+  return cta * params.all_steps / params.ctas;
+}
+// The CTA to which a step belongs.
+DCN_HOST_DEVICE int32_t cta_of_step(const WgradParams& params, int64_t step) {
+  return static_cast<int32_t>(((step + 1) * params.ctas - 1) / params.all_steps);
+}
+
+cudaError_t launch_wgrad_sm90(WgradParams params, FusedMath math, cudaStream_t stream);
+
+}  // namespace dcn

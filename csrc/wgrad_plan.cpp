@@ -1,0 +1,75 @@
+#include "wgrad_plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+namespace dcn {
+namespace {
+
+// Beyond inputs and outputs, unless one CTA a tile already leaves more.
+constexpr int64_t kMostPartialBytes = int64_t{24} << 20;
+
+// Nanoseconds on an H200: what a segment takes beside its steps, and the addition of the sums.
+constexpr int64_t kSegmentNs = 2500;
+constexpr int64_t kSumNs = 3000;
+constexpr int64_t kSumBytesPerNs = 4000;
+
+int64_t estimate(const WgradWork& work, const WgradTile& tile, FusedMath math,
+                 const WgradPlan& plan) {
+  const int64_t steps = tiles_of(work.all_steps(), plan.ctas);
+  const int64_t segments = tiles_of(steps - 1, work.steps) + 1;
+  return steps * step_ns(tile, math) + segments * kSegmentNs + kSumNs +
+         plan.partial_bytes / kSumBytesPerNs;
+}
+
+}  // namespace
+
+WgradPlan plan_wgrad(const ConvShape& shape, FusedMath math, int multiprocessors, int tile,
+                     int ctas) {
+  const FusedLayout layout = fused_layout(shape, element_bytes(math));
+  WgradPlan best;
+  int64_t best_time = std::numeric_limits<int64_t>::max();
+  bool best_bounded = false;
+  for (int t = 0; t < kWgradTileCount; ++t) {
+    if ((tile >= 0 && t != tile) || step_ns(kWgradTiles[t], math) == 0) continue;
+    const WgradWork work = wgrad_work(shape, layout, kWgradTiles[t]);
+    const int most = static_cast<int>(std::min<int64_t>(multiprocessors, work.all_steps()));
+    for (int c = 1; c <= most; ++c) {
+      if (ctas > 0 && c != std::min(ctas, most)) continue;
+      WgradPlan plan{t, c};
+      plan.partial_bytes =
+          (work.tiles() + c - 1) * segment_bytes(kWgradTiles[t], element_bytes(math));
+      const int64_t time = estimate(work, kWgradTiles[t], math, plan);
+      const bool bounded = plan.partial_bytes <= kMostPartialBytes;
+      if (bounded < best_bounded || (bounded == best_bounded && time >= best_time)) continue;
+      best = plan;
+      best_time = time;
+      best_bounded = bounded;
+    }
+  }
+  if (best.tile < 0) throw std::invalid_argument("no such tile of the weight gradient");
+  return best;
+}
+
+std::string why_not_wgrad(const ConvShape& shape, FusedMath math) {
+  const std::string why = why_not_fused(shape, math);
+  if (!why.empty()) return why;
+  const FusedLayout layout = fused_layout(shape, element_bytes(math));
+  if (layout.narrow) {
+    return "the fused weight gradient needs slices of " +
+           std::to_string(kSliceBytes / element_bytes(math)) +
+           " channels that share their offsets, but an offset group has " +
+           std::to_string(shape.channels_per_offset_group());
+  }
+  constexpr int64_t kAddressedVectors = int64_t{1} << 32;
+  const int64_t vectors =
+      shape.input_pixels() * layout.channels * element_bytes(math) / kVectorBytes;
+  if (vectors >= kAddressedVectors) {
+    return "the fused weight gradient needs an input of less than 64 GiB, but it has " +
+           std::to_string(vectors * kVectorBytes) + " bytes";
+  }
+  return "";
+}
+
+}  // namespace dcn

@@ -1,0 +1,60 @@
+// The compiled tiles of the weight gradient, and what they take of shared memory.
+//
+// A unit is one tap of one slice (128 bytes of the channels of a convolution group): the rows of
+// the weight gradient that one gathered tile of values serves. A tile is some units x output
+// channels; a step is some output pixels.
+#pragma once
+
+#include "fprop_tiles.h"
+
+namespace dcn {
+
+struct WgradTile {
+  int units;
+  int channels;    // output channels
+  int unit_warps;  // that share the pixels of a unit: a warpgroup in 16 bits, two warps in f32
+  // Nanoseconds of a step of a CTA with 16-bit, tf32 and 3xTF32 arithmetic, on an H200 whose
+  // multiprocessors are all at it. 0: not compiled.
+  int step_ns[3];
+};
+
+constexpr WgradTile kWgradTiles[] = {
+    // Registers for a third warpgroup; with 128 channels they would spill.
+    {3, 64, 4, {1530, 0, 0}},
+    {2, 128, 4, {1600, 0, 0}},
+    // A gather serves 256 channels.
+    {2, 256, 4, {1670, 0, 0}},
+    // Estimates. Three products have no registers for 128 channels.
+    {4, 64, 2, {0, 1500, 2500}},
+    {4, 128, 2, {0, 2500, 0}},
+};
+constexpr int kWgradTileCount = sizeof(kWgradTiles) / sizeof(kWgradTiles[0]);
+
+constexpr int kStepPixels = 64;
+// Sums of a unit that a CTA leaves: a warpgroup has one, of two warps each has its own.
+constexpr int unit_sums(const WgradTile& tile) { return tile.unit_warps == 4 ? 1 : 2; }
+constexpr int kGradStages = 3;  // tiles of the gradient on their way or in use
+
+constexpr int step_ns(const WgradTile& tile, FusedMath math) {
+  return tile.step_ns[math == FusedMath::k3xTf32 ? 2 : math == FusedMath::kTf32 ? 1 : 0];
+}
+
+// The steps of a weight gradient. Units are the steps of the forward pass (fused_layout.h).
+struct WgradWork {
+  int64_t groups, unit_tiles, channel_tiles;  // tiles of a group
+  int64_t steps;                              // of a tile
+  constexpr int64_t tiles() const { return groups * unit_tiles * channel_tiles; }
+  constexpr int64_t all_steps() const { return tiles() * steps; }
+};
+inline WgradWork wgrad_work(const ConvShape& shape, const FusedLayout& layout,
+                            const WgradTile& tile) {
+  return {shape.G, tiles_of(layout.steps, tile.units),
+          tiles_of(shape.output_channels_per_group(), tile.channels),
+          tiles_of(shape.output_pixels(), kStepPixels)};
+}
+// Sums that a CTA leaves of a tile.
+constexpr int64_t segment_bytes(const WgradTile& tile, int element_bytes) {
+  return int64_t{tile.units} * unit_sums(tile) * (kSliceBytes / element_bytes) * tile.channels * 4;
+}
+
+}  // namespace dcn
