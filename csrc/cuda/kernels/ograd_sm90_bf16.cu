@@ -1,0 +1,8 @@
+#include "ograd_sm90.cuh"
+
+namespace dcn {
+
+template cudaError_t launch_ograd_math<MathBF16>(const OgradParams&, OgradChoice, int,
+                                                 cudaStream_t);
+
+}  // namespace dcn

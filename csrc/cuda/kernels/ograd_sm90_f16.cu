@@ -1,0 +1,7 @@
+#include "ograd_sm90.cuh"
+
+namespace dcn {
+
+template cudaError_t launch_ograd_math<MathF16>(const OgradParams&, OgradChoice, int, cudaStream_t);
+
+}  // namespace dcn
