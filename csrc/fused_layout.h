@@ -21,6 +21,20 @@ constexpr int kVectorBytes = 16;  // one load of a lane: its channels must share
 // Samples planned at one time by a warp, for each of its 16 pixels: 3x3 kernels at once.
 constexpr int kPlanTaps = 9;
 
+// The convolution from the output back to the input: what the input gradient multiplies. Where its
+// samples are follows from the offsets of this one, so it has none of its own.
+inline ConvShape transposed(const ConvShape& shape) {
+  ConvShape back = shape;
+  back.C = shape.K;
+  back.H = shape.P;
+  back.W = shape.Q;
+  back.K = shape.C;
+  back.P = shape.H;
+  back.Q = shape.W;
+  back.D = 1;
+  return back;
+}
+
 struct FusedLayout {
   int32_t segment = 0;          // consecutive channels that share convolution and offset group
   int32_t padded_segment = 0;   // the same, with zeros up to a whole vector

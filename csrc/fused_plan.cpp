@@ -103,6 +103,13 @@ const char* name_of(FusedMath math) {
   throw std::logic_error("arithmetic without a name");
 }
 
+std::string describe(const FusedPlan& plan) {
+  const FpropTile& tile = kFpropTiles[plan.tile];
+  return std::string(name_of(plan.math)) + ", tiles of " + std::to_string(tile.pixels) +
+         " pixels x " + std::to_string(tile.channels) + " channels, split " +
+         std::to_string(plan.split_k);
+}
+
 FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, const FusedDevice& device,
                              int tile, int split_k) {
   const FusedLayout layout = fused_layout(shape, element_bytes(math));

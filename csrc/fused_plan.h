@@ -28,6 +28,8 @@ inline int64_t workspace_bytes(const FusedPlan& plan) {
   return plan.packed_bytes + plan.partial_bytes + plan.counter_bytes;
 }
 
+std::string describe(const FusedPlan& plan);
+
 // The tile and the split: the given ones (-1, 0: free), or the quickest by the estimate.
 // A tile of fprop_sm80 runs on any device, and is chosen where fprop_sm90 does not run.
 struct FusedDevice {

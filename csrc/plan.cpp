@@ -4,8 +4,6 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "fprop_tiles.h"
-
 namespace dcn {
 namespace {
 
@@ -117,6 +115,12 @@ FusedMath fused_math(const PlanRequest& request) {
 Plan plan_fused(const PlanRequest& request) {
   Plan plan;
   plan.algorithm = Algorithm::kFused;
+  if (request.pass == Pass::kBackward) {
+    plan.fused_backward = plan_fused_backward(request.shape, fused_math(request),
+                                              request.device.multiprocessors, request.output_mask);
+    plan.workspace_bytes = workspace_bytes(plan.fused_backward, request.shape);
+    return plan;
+  }
   plan.fused = plan_fused_forward(
       request.shape, fused_math(request),
       {request.device.compute_capability, request.device.multiprocessors},
@@ -223,7 +227,6 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
       return "";
     case Algorithm::kFused:
       if (!request.device.is_cuda) return "fused runs on a GPU, but the device is the CPU";
-      if (request.pass == Pass::kBackward) return "fused has no backward pass";
       if (request.dtype == Dtype::kF64)
         return "fused runs on tensor cores, which f64 is left out of";
       if (request.device.compute_capability < 80) {
@@ -231,15 +234,20 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
                std::to_string(request.device.compute_capability / 10) + "." +
                std::to_string(request.device.compute_capability % 10);
       }
+      if (request.pass == Pass::kBackward) {
+        return why_not_fused_backward(request.shape, fused_math(request),
+                                      request.device.compute_capability, request.output_mask);
+      }
       return why_not_fused(request.shape, fused_math(request));
   }
   throw std::logic_error("an algorithm without a reason");
 }
 
-// Forced on a forward pass that its backward has nothing of, an algorithm leaves that to the plan.
+// Forced on a forward pass whose backward it cannot serve, fused leaves that to the plan.
 std::optional<Algorithm> forced_algorithm(const PlanRequest& request) {
   if (!request.forced) return std::nullopt;
-  if (request.pass == Pass::kBackward && request.forced->algorithm == Algorithm::kFused) {
+  if (request.pass == Pass::kBackward && request.forced->algorithm == Algorithm::kFused &&
+      !why_not(Algorithm::kFused, request).empty()) {
     return std::nullopt;
   }
   return request.forced->algorithm;
@@ -247,8 +255,11 @@ std::optional<Algorithm> forced_algorithm(const PlanRequest& request) {
 
 Algorithm choose_algorithm(const PlanRequest& request) {
   if (!request.device.is_cuda) return Algorithm::kCpu;
+  // Whatever it costs, where the other cannot.
+  const bool only_fused = !why_not(Algorithm::kIm2colGemm, request).empty();
+  const auto worth = request.pass == Pass::kForward ? worth_fused : worth_fused_backward;
   const bool fused = why_not(Algorithm::kFused, request).empty() &&
-                     worth_fused(request.shape, fused_math(request));
+                     (only_fused || worth(request.shape, fused_math(request)));
   return fused ? Algorithm::kFused : Algorithm::kIm2colGemm;
 }
 
@@ -262,7 +273,7 @@ Plan make_plan(const PlanRequest& request) {
   const std::optional<Algorithm> forced = forced_algorithm(request);
   const std::string reason = forced ? why_not(*forced, relaxed) : "";
   if (!reason.empty()) throw std::invalid_argument(reason);
-  const Algorithm algorithm = forced ? *forced : choose_algorithm(relaxed);
+  const Algorithm algorithm = forced ? *forced : choose_algorithm(request);
   switch (algorithm) {
     case Algorithm::kCpu:
       return plan_cpu(request);
@@ -283,9 +294,7 @@ std::string Plan::to_string() const {
          << (workspace_bytes + kMiB / 2) / kMiB << " MiB";
   }
   if (algorithm == Algorithm::kFused) {
-    const FpropTile& tile = kFpropTiles[fused.tile];
-    text << ": " << name_of(fused.math) << ", tiles of " << tile.pixels << " pixels x "
-         << tile.channels << " channels, split " << fused.split_k << ", workspace "
+    text << ": " << (fused.tile >= 0 ? describe(fused) : describe(fused_backward)) << ", workspace "
          << (workspace_bytes + kMiB / 2) / kMiB << " MiB";
   }
   return text.str();

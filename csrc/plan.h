@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "fused_backward_plan.h"
 #include "fused_plan.h"
 #include "shape.h"
 
@@ -67,12 +68,13 @@ struct Plan {
   Algorithm algorithm = Algorithm::kCpu;
   int64_t chunk_pixels = 0;  // output pixels whose columns exist at one time in one lane
   int64_t chunks = 0;
-  int lanes = 1;                  // chunks in flight, each on a stream of its own
-  int64_t columns_bytes = 0;      // all lanes together
-  int64_t workspace_bytes = 0;    // columns, GEMM workspaces, partial sums and their total
-  int64_t accumulator_bytes = 0;  // f32 sums of the input gradient, where the dtype is narrower
-  bool deterministic = true;      // same inputs, same bits
-  FusedPlan fused;                // where the algorithm is fused
+  int lanes = 1;                     // chunks in flight, each on a stream of its own
+  int64_t columns_bytes = 0;         // all lanes together
+  int64_t workspace_bytes = 0;       // columns, GEMM workspaces, partial sums and their total
+  int64_t accumulator_bytes = 0;     // f32 sums of the input gradient, where the dtype is narrower
+  bool deterministic = true;         // same inputs, same bits
+  FusedPlan fused;                   // where the algorithm is fused, of a forward pass
+  FusedBackwardPlan fused_backward;  // and of a backward pass
 
   std::string to_string() const;
 };

@@ -114,12 +114,12 @@ def force_algorithm(
     """Runs every call of this thread in the scope with `algorithm`, and their backward passes too.
 
     Args:
-        algorithm: ``"im2col_gemm"`` or ``"fused"`` on CUDA, ``"cpu"`` on the CPU. A pass that the
-            algorithm does not have, the backward pass of `fused`, follows the plan.
+        algorithm: ``"im2col_gemm"`` or ``"fused"`` on CUDA, ``"cpu"`` on the CPU. A backward pass
+            that `fused` cannot serve follows the plan.
         lanes: of im2col_gemm, chunks in flight, each on a stream of its own; 0: the plan decides.
         chunk_pixels: of im2col_gemm, output pixels a chunk; 0: the plan decides.
-        tile: of fused, which of its compiled tiles; -1: the plan decides.
-        split_k: of fused, CTAs that share a tile; 0: the plan decides.
+        tile: of fused's forward pass, which of its compiled tiles; -1: the plan decides.
+        split_k: of fused's forward pass, CTAs that share a tile; 0: the plan decides.
 
     Raises:
         RuntimeError: from a call that the algorithm cannot serve, with the reason.

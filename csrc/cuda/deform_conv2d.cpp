@@ -2,16 +2,15 @@
 // algorithm.
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
 #include "../check.h"
 #include "../ops.h"
 #include "../plan_scope.h"
+#include "bias_gradient.h"
 #include "device_info.h"
-#include "fused.h"
+#include "fused_backward.h"
 #include "im2col_gemm.h"
 #include "layout.h"
 
@@ -123,26 +122,66 @@ Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& weight, const Tenso
   }
 }
 
-Tensor bias_gradient(const Tensor& grad_nhwc, const ConvShape& shape) {
-  const auto options = grad_nhwc.options().memory_format(std::nullopt);
-  ColumnSumParams params{};
-  params.rows = shape.output_pixels();
-  params.columns = shape.K;
-  params.dtype = dtype_of(grad_nhwc);
-  const Tensor gradient =
-      params.rows == 0 ? at::zeros({shape.K}, options) : at::empty({shape.K}, options);
-  const auto sums = options.dtype(grad_nhwc.element_size() == 2 ? at::kFloat : at::kDouble);
-  const Tensor partial = at::empty({column_sum_slabs(params.rows), shape.K}, sums);
-  params.from = grad_nhwc.const_data_ptr();
-  params.to = gradient.mutable_data_ptr();
-  params.partial = partial.mutable_data_ptr();
-  C10_CUDA_CHECK(launch_column_sum(params, c10::cuda::getCurrentCUDAStream()));
-  return gradient;
-}
-
 Tensor empty_gradient(const Tensor& like, bool wanted) {
   if (!wanted) return Tensor();
   return at::empty(like.sizes(), like.options().memory_format(at::MemoryFormat::Contiguous));
+}
+
+// Gradients by im2col_gemm: sums in f32 (f64 for f64), then the dtype and format that the caller is
+// owed. An empty batch has gradients of 0.
+FusedGradients im2col_gradients(const DeformConvCall& call, const ConvShape& shape,
+                                const Plan& plan, const Tensor& grad_nhwc,
+                                std::array<bool, 5> output_mask) {
+  const Tensor &input = call.input, &weight = call.weight;
+  const auto sum_type = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const auto sums = input.options().dtype(sum_type);
+  Im2colGemmGradients gradients;
+  if (output_mask[0]) {
+    gradients.input = at::empty(input.sizes(), sums.memory_format(kChannelsLast)).zero_();
+  }
+  if (output_mask[1]) gradients.weight = at::empty({plan.lanes, shape.K, shape.gemm_k()}, sums);
+  gradients.offset = empty_gradient(call.offset, output_mask[2]);
+  if (output_mask[3]) gradients.mask = empty_gradient(*call.mask, true);
+  if (grad_nhwc.numel() > 0) {
+    const Tensor short_offset = with_short_strides(call.offset);
+    const OptionalTensor mask_kept = short_mask(call);
+    im2col_gemm_backward(nhwc_call(call, shape, plan, short_offset, mask_kept), grad_nhwc,
+                         gradients);
+  } else if (output_mask[1]) {
+    gradients.weight.zero_();
+  }
+  FusedGradients result;
+  if (output_mask[0]) {
+    result.input = from_nhwc(gradients.input, input.scalar_type(), input.suggest_memory_format());
+  }
+  if (output_mask[1]) {
+    const Tensor sum = plan.lanes == 1 ? gradients.weight.select(0, 0) : gradients.weight.sum(0);
+    const Tensor nhwc = sum.view({shape.K, shape.R, shape.S, shape.channels_per_group()});
+    result.weight =
+        from_nhwc(nhwc.permute({0, 3, 1, 2}), weight.scalar_type(), weight.suggest_memory_format());
+  }
+  result.offset = gradients.offset;
+  result.mask = gradients.mask;
+  return result;
+}
+
+FusedGradients fused_gradients(const DeformConvCall& call, const ConvShape& shape, const Plan& plan,
+                               const Tensor& grad_nhwc, std::array<bool, 5> output_mask,
+                               const BiasGradient* bias) {
+  const auto empty_as = [](const Tensor& like) {
+    return at::empty(like.sizes(), like.options().memory_format(like.suggest_memory_format()));
+  };
+  FusedGradients gradients;
+  if (output_mask[0]) gradients.input = empty_as(call.input);
+  if (output_mask[1]) gradients.weight = empty_as(call.weight);
+  gradients.offset = empty_gradient(call.offset, output_mask[2]);
+  if (output_mask[3]) gradients.mask = empty_gradient(*call.mask, true);
+  const Tensor short_offset = with_short_strides(call.offset);
+  const OptionalTensor mask_kept = short_mask(call);
+  fused_backward({shape, plan, device_info(call.input.device().index()).multiprocessors, call.input,
+                  call.weight, sampling_map(short_offset), sampling_map(mask_kept)},
+                 grad_nhwc, gradients, bias);
+  return gradients;
 }
 
 Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, const Tensor& weight,
@@ -160,45 +199,20 @@ Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, c
   if (!plan.deterministic) at::globalContext().alertNotDeterministic("deform_conv2d_backward_cuda");
 
   const Tensor grad_nhwc = to_nhwc(grad);
-  const auto sum_type = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const auto sums = input.options().dtype(sum_type);
-  Im2colGemmGradients gradients;
-  if (output_mask[0]) {
-    gradients.input = at::empty(input.sizes(), sums.memory_format(kChannelsLast)).zero_();
+  std::optional<BiasGradient> bias;
+  if (output_mask[4]) bias.emplace(grad_nhwc, shape);
+  const BiasGradient* const bias_wanted = bias.has_value() ? &*bias : nullptr;
+  const bool others = output_mask[0] || output_mask[1] || output_mask[2] || output_mask[3];
+  FusedGradients gradients;
+  if (others && plan.algorithm == Algorithm::kFused) {
+    gradients = fused_gradients(call, shape, plan, grad_nhwc, output_mask, bias_wanted);
+  } else {
+    if (others) gradients = im2col_gradients(call, shape, plan, grad_nhwc, output_mask);
+    if (bias_wanted) bias->run(c10::cuda::getCurrentCUDAStream());
   }
-  if (output_mask[1]) gradients.weight = at::empty({plan.lanes, shape.K, shape.gemm_k()}, sums);
-  gradients.offset = empty_gradient(offset, output_mask[2]);
-  if (output_mask[3]) gradients.mask = empty_gradient(*mask, true);
-
-  if (grad.numel() > 0 && (output_mask[0] || output_mask[1] || output_mask[2] || output_mask[3])) {
-    const Tensor short_offset = with_short_strides(offset);
-    const OptionalTensor mask_kept = short_mask(call);
-    switch (plan.algorithm) {
-      case Algorithm::kIm2colGemm:
-        im2col_gemm_backward(nhwc_call(call, shape, plan, short_offset, mask_kept), grad_nhwc,
-                             gradients);
-        break;
-      default:
-        TORCH_INTERNAL_ASSERT(false, "no CUDA backward for ", name_of(plan.algorithm));
-    }
-  } else if (output_mask[1]) {
-    gradients.weight.zero_();  // an empty batch
-  }
-
-  Tensor grad_input, grad_weight, grad_bias;
-  if (output_mask[0]) {
-    grad_input = from_nhwc(gradients.input, input.scalar_type(), input.suggest_memory_format());
-  }
-  if (output_mask[1]) {
-    const Tensor sum = plan.lanes == 1 ? gradients.weight.select(0, 0) : gradients.weight.sum(0);
-    const Tensor nhwc = sum.view({shape.K, shape.R, shape.S, shape.channels_per_group()});
-    grad_weight =
-        from_nhwc(nhwc.permute({0, 3, 1, 2}), weight.scalar_type(), weight.suggest_memory_format());
-  }
-  if (output_mask[4]) grad_bias = bias_gradient(grad_nhwc, shape);
-  return {or_empty(grad_input, input), or_empty(grad_weight, input),
+  return {or_empty(gradients.input, input), or_empty(gradients.weight, input),
           or_empty(gradients.offset, input), or_empty(gradients.mask, input),
-          or_empty(grad_bias, input)};
+          or_empty(bias_wanted ? bias->gradient() : Tensor(), input)};
 }
 
 TORCH_LIBRARY_IMPL(dcn, CUDA, m) {

@@ -5,7 +5,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "kernels/fused_params.h"
-#include "layout.h"
+#include "padded_nhwc.h"
 
 namespace dcn {
 namespace {
@@ -14,30 +14,6 @@ using at::Tensor;
 
 constexpr int64_t kAlignment = 256;  // of the parts of the workspace
 int64_t aligned(int64_t bytes) { return tiles_of(bytes, kAlignment) * kAlignment; }
-
-bool vectors_aligned(const Tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kVectorBytes == 0;
-}
-
-// The image as the kernel reads it: NHWC, each segment of channels in whole, aligned vectors. An
-// aligned channels_last input whose segments are such already is taken as it is.
-Tensor padded_nhwc(const Tensor& input, const ConvShape& shape, const FusedLayout& layout) {
-  const Tensor nhwc = to_nhwc(input);
-  if (!layout.padded()) {
-    return vectors_aligned(nhwc) ? nhwc : nhwc.clone(at::MemoryFormat::ChannelsLast);
-  }
-  const Tensor padded = at::empty({shape.N, shape.H, shape.W, layout.channels},
-                                  input.options().memory_format(at::MemoryFormat::Contiguous));
-  PadChannelsParams params{};
-  params.from = nhwc.const_data_ptr();
-  params.to = padded.mutable_data_ptr();
-  params.element_bytes = static_cast<int32_t>(input.element_size());
-  params.pixels = shape.input_pixels();
-  params.channels = shape.C;
-  params.layout = layout;
-  C10_CUDA_CHECK(launch_pad_channels(params, c10::cuda::getCurrentCUDAStream()));
-  return padded;
-}
 
 }  // namespace
 
@@ -58,6 +34,7 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   pack.layout = layout;
   pack.math = plan.math;
   pack.weight = call.weight.const_data_ptr();
+  pack.stride_g = call.shape.output_channels_per_group() * call.weight.stride(0);
   pack.stride_k = call.weight.stride(0);
   pack.stride_c = call.weight.stride(1);
   pack.stride_r = call.weight.stride(2);

@@ -167,6 +167,7 @@ TEST(Im2colGemm, ForcedNumbersAreTaken) {
 TEST(Im2colGemm, BackwardPaysForWhatIsAsked) {
   PlanRequest asked = request(layer(2, 64, 32, 32, 64));
   asked.pass = Pass::kBackward;
+  asked.forced = ForcedPlan{Algorithm::kIm2colGemm};
   asked.output_mask = {false, false, true, true, true};
   const Plan sampling = make_plan(asked);
   EXPECT_EQ(sampling.accumulator_bytes, 0);

@@ -18,7 +18,9 @@ inline dim3 lay_out_grid(FpropParams& params, const FpropTile& tile, int ctas,
   const int64_t channel_tiles = shape.G * per_group;
   params.pixels = static_cast<uint32_t>(shape.output_pixels());
   params.pixel_tiles = static_cast<int32_t>(tiles_of(shape.output_pixels(), tile.pixels));
-  params.walk = pixel_walk(shape, tile.pixels / kWarpPixels);
+  if (params.walk.cell_height == 0) {
+    params.walk = pixel_walk(shape, tile.pixels / kWarpPixels);
+  }
   params.channel_tiles = Divisor(static_cast<uint32_t>(per_group));
   params.kernel_width = Divisor(shape.S);
   params.offset_group = Divisor(params.layout.offset_channels);

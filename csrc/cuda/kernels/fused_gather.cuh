@@ -32,10 +32,7 @@ __device__ __forceinline__ void to_fragments(const uint32_t (&value)[4][4], bool
     if constexpr (weight_parts(Math::kKind) == 1) {
       a[i] = v;
     } else {
-      a[i] = round_to_tf32(__uint_as_float(v));
-      // Infinity leaves nothing over, and not the NaN of its difference.
-      const float left = a[i] == v ? 0.f : __uint_as_float(v) - __uint_as_float(a[i]);
-      a[16 + i] = round_to_tf32(left);
+      split_tf32(v, a[i], a[16 + i]);
     }
   }
 }

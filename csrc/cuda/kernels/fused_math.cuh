@@ -41,6 +41,21 @@ __device__ __forceinline__ void mix_pairs(const uint4 (&corner)[4], uint4 weight
   }
 }
 
+// Adds one vector of each of four rows to a value.
+template <typename Pair>
+__device__ __forceinline__ void add_pairs(const uint4 (&from)[4], uint4 weight,
+                                          uint32_t (&value)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    Pair sum = pair_of<Pair>(value[i]);
+    sum = __hfma2(pair_of<Pair>(weight.x), pair_of<Pair>(register_of(from[0], i)), sum);
+    sum = __hfma2(pair_of<Pair>(weight.y), pair_of<Pair>(register_of(from[1], i)), sum);
+    sum = __hfma2(pair_of<Pair>(weight.z), pair_of<Pair>(register_of(from[2], i)), sum);
+    sum = __hfma2(pair_of<Pair>(weight.w), pair_of<Pair>(register_of(from[3], i)), sum);
+    value[i] = bits(sum);
+  }
+}
+
 // How values of a kind are mixed (`mix`, with `weights` in the form that it takes), and how sums
 // are rounded (`pack`), loaded bits widened (`wide`) and weights prepared (`split`).
 struct MathF16 {
@@ -55,6 +70,15 @@ struct MathF16 {
                                              uint32_t (&value)[4]) {
     mix_pairs<__half2>(corner, weight, value);
   }
+  static __device__ __forceinline__ void add(const uint4 (&from)[4], uint4 weight,
+                                             uint32_t (&value)[4]) {
+    add_pairs<__half2>(from, weight, value);
+  }
+  // A weight times a power of two.
+  static __device__ __forceinline__ uint32_t scaled(uint32_t weight, float by) {
+    return bits(__hmul2(pair_of<__half2>(weight), __float2half2_rn(by)));
+  }
+  static __device__ __forceinline__ uint32_t rounded(uint32_t value) { return value; }
   static __device__ __forceinline__ uint32_t pack(float a, float b) {
     return bits(__floats2half2_rn(a, b));
   }
@@ -79,6 +103,15 @@ struct MathBF16 {
                                              uint32_t (&value)[4]) {
     mix_pairs<__nv_bfloat162>(corner, weight, value);
   }
+  static __device__ __forceinline__ void add(const uint4 (&from)[4], uint4 weight,
+                                             uint32_t (&value)[4]) {
+    add_pairs<__nv_bfloat162>(from, weight, value);
+  }
+  // A weight times a power of two.
+  static __device__ __forceinline__ uint32_t scaled(uint32_t weight, float by) {
+    return bits(__hmul2(pair_of<__nv_bfloat162>(weight), __float2bfloat162_rn(by)));
+  }
+  static __device__ __forceinline__ uint32_t rounded(uint32_t value) { return value; }
   static __device__ __forceinline__ uint32_t pack(float a, float b) {
     return bits(__floats2bfloat162_rn(a, b));
   }
@@ -95,6 +128,14 @@ __device__ __forceinline__ uint32_t round_to_tf32(float v) {
   uint32_t rounded;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(v));
   return rounded;
+}
+
+// Bits of an f32 value to its leading and trailing part.
+__device__ __forceinline__ void split_tf32(uint32_t value, uint32_t& leading, uint32_t& trailing) {
+  leading = round_to_tf32(__uint_as_float(value));
+  // Infinity leaves nothing over, and not the NaN of its difference.
+  const float left = leading == value ? 0.f : __uint_as_float(value) - __uint_as_float(leading);
+  trailing = round_to_tf32(left);
 }
 
 // f32 values; 3xTF32 splits them later, and needs them unrounded.
@@ -116,6 +157,25 @@ struct MathF32 {
       sum = fmaf(__uint_as_float(weight.w), __uint_as_float(register_of(corner[3], i)), sum);
       value[i] = kKind == FusedMath::kTf32 ? round_to_tf32(sum) : __float_as_uint(sum);
     }
+  }
+  // As `mix`, added to a value that `rounded` makes one for the tensor cores at last.
+  static __device__ __forceinline__ void add(const uint4 (&from)[4], uint4 weight,
+                                             uint32_t (&value)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float sum = __uint_as_float(value[i]);
+      sum = fmaf(__uint_as_float(weight.x), __uint_as_float(register_of(from[0], i)), sum);
+      sum = fmaf(__uint_as_float(weight.y), __uint_as_float(register_of(from[1], i)), sum);
+      sum = fmaf(__uint_as_float(weight.z), __uint_as_float(register_of(from[2], i)), sum);
+      sum = fmaf(__uint_as_float(weight.w), __uint_as_float(register_of(from[3], i)), sum);
+      value[i] = __float_as_uint(sum);
+    }
+  }
+  static __device__ __forceinline__ uint32_t scaled(uint32_t weight, float by) {
+    return __float_as_uint(__uint_as_float(weight) * by);
+  }
+  static __device__ __forceinline__ uint32_t rounded(uint32_t value) {
+    return kKind == FusedMath::kTf32 ? round_to_tf32(__uint_as_float(value)) : value;
   }
   // A weight as the tensor cores take it; infinity leaves nothing over.
   template <typename Vector, int kParts>

@@ -14,8 +14,8 @@ struct PackWeightParams {
   ConvShape shape;
   FusedLayout layout;
   FusedMath math;
-  const void* weight;  // [K, C/G, R, S]
-  int64_t stride_k, stride_c, stride_r, stride_s;
+  const void* weight;                                        // [K, C/G, R, S]
+  int64_t stride_g, stride_k, stride_c, stride_r, stride_s;  // g: between groups
   int32_t tile_channels;
   bool for_mma_sync;  // the order of fprop_sm80, otherwise that of fprop_sm90
   void* packed;
@@ -25,7 +25,7 @@ struct PackWeightParams {
 
 // How a row of a tile is found in the output; made by pixel_walk (fused_samples.cuh).
 struct PixelWalk {
-  uint32_t cell_height, last_strip;
+  uint32_t cell_height = 0, last_strip = 0;
   Divisor image, strip, cell, last_cell;
 };
 
@@ -33,9 +33,9 @@ struct FpropParams {
   ConvShape shape;
   FusedLayout layout;
   // What follows from the shape and the tile, set by the launcher.
-  uint32_t pixels;      // of the output
-  int32_t pixel_tiles;  // of the output pixels
-  PixelWalk walk;
+  uint32_t pixels;                                    // of the output
+  int32_t pixel_tiles;                                // of the output pixels
+  PixelWalk walk;                                     // or one that is given
   Divisor channel_tiles, kernel_width, offset_group;  // tiles of a group; S; channels
   int32_t part_steps, longer_parts;  // steps of a part of split_k; parts that have one more
 

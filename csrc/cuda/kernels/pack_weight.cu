@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) dcn_pack_weight_kernel(const PackWei
   const FusedStep at = step_at(layout, shape.taps(), step);
   const int32_t r = at.tap / shape.S, s = at.tap - r * shape.S;
   const Element* weight = static_cast<const Element*>(params.weight) +
-                          int64_t{group} * per_group * params.stride_k + r * params.stride_r +
+                          int64_t{group} * params.stride_g + r * params.stride_r +
                           s * params.stride_s;
   const int32_t tile_bytes = rows * kSliceBytes;
   uint8_t* packed =

@@ -8,10 +8,14 @@
 
 namespace dcn::ptx {
 
+// Makes this thread's stores to shared memory visible to the copy engine and to wgmma.
+__device__ __forceinline__ void async_proxy_fence() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 // Makes initialised barriers visible to the copy engine.
 __device__ __forceinline__ void barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+  async_proxy_fence();
 }
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t phase) {
   asm volatile(
@@ -25,16 +29,36 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t phase) {
       : "memory");
 }
 
-// One contiguous copy from global to shared memory; the barrier completes when its bytes are there.
-__device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_t bytes,
-                                          uint32_t barrier) {
+// The barrier's phase completes when this many bytes are there, besides its arrivals: this is one.
+__device__ __forceinline__ void expect_bytes(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
+}
+// One contiguous copy from global to shared memory, of bytes that the barrier expects.
+__device__ __forceinline__ void bulk_copy_expected(uint32_t to, const void* from, uint32_t bytes,
+                                                   uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
+}
+// The same for a copy alone; the barrier completes when its bytes are there.
+__device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_t bytes,
+                                          uint32_t barrier) {
+  expect_bytes(barrier, bytes);
+  bulk_copy_expected(to, from, bytes, barrier);
+}
+
+// A load where `exists`; otherwise the vector stays what it is. No branch, as an `if` would be.
+__device__ __forceinline__ void load_vector_if(bool exists, const void* from, uint4& vector) {
+  asm("{\n"
+      ".reg .pred exists;\n"
+      "setp.ne.s32 exists, %5, 0;\n"
+      "@exists ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "+r"(vector.x), "+r"(vector.y), "+r"(vector.z), "+r"(vector.w)
+      : "l"(from), "r"(static_cast<int>(exists)));
 }
 
 // Programmatic dependent launch: the next kernel of the stream may start now; wait until the
@@ -47,7 +71,6 @@ __device__ __forceinline__ void launch_dependents() {
 __device__ __forceinline__ void wait_for_previous_grid() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 }
-
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -65,6 +88,12 @@ __device__ __forceinline__ void wgmma_wait(float (&sums)[kSums], uint32_t (&a)[k
   for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
+template <int kSums>
+__device__ __forceinline__ void wgmma_wait(float (&sums)[kSums]) {
+  uint32_t none[1] = {};
+  wgmma_wait(sums, none);
+}
+
 // Descriptor of a tile of rows of 128 bytes in shared memory, swizzled, gemm_k along the row. A
 // multiplication further along gemm_k adds its byte offset / 16.
 __device__ __forceinline__ uint64_t tile_descriptor(uint32_t tile) {
@@ -72,6 +101,15 @@ __device__ __forceinline__ uint64_t tile_descriptor(uint32_t tile) {
   constexpr uint64_t kEightRows = uint64_t{1024 / 16} << 32;  // stride between groups of 8 rows
   constexpr uint64_t kUnusedLeading = uint64_t{1} << 16;
   return kSwizzle128 | kEightRows | kUnusedLeading | ((tile & 0x3ffff) >> 4);
+}
+
+// Descriptor of a tile whose rows of 128 bytes lie along gemm_k: 64 rows to a panel of 64 channels,
+// swizzled; the next panel lies behind. A multiplication 16 rows further on adds 2048 / 16.
+__device__ __forceinline__ uint64_t panel_descriptor(uint32_t tile) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  constexpr uint64_t kEightRows = uint64_t{1024 / 16} << 32;
+  constexpr uint64_t kNextPanel = uint64_t{8192 / 16} << 16;
+  return kSwizzle128 | kEightRows | kNextPanel | ((tile & 0x3ffff) >> 4);
 }
 
 // wgmma with A in registers, B by descriptor, sums in f32, which `add` keeps (or they start anew).
@@ -130,6 +168,35 @@ DCN_WGMMA(WgmmaBF16, "k16.f32.bf16.bf16", "1, 1, 0")
 DCN_WGMMA(WgmmaTF32, "k8.f32.tf32.tf32", "1, 1")
 
 #undef DCN_WGMMA
+
+// wgmma of panels: A and B by descriptor, both with rows along gemm_k; sums are added to.
+#define DCN_PANEL_WGMMA(NAME, TYPES)                                                            \
+  struct NAME {                                                                                 \
+    static __device__ __forceinline__ void mma(float (&sums)[32], uint64_t a, uint64_t b) {     \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPES " {" DCN_REGISTERS_0_31  \
+                   "}, %32, %33, 1, 1, 1, 1, 1;"                                                \
+                   : DCN_SUMS32(0)                                                              \
+                   : "l"(a), "l"(b));                                                           \
+    }                                                                                           \
+    static __device__ __forceinline__ void mma(float (&sums)[64], uint64_t a, uint64_t b) {     \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPES " {" DCN_REGISTERS_0_31 \
+                   "," DCN_REGISTERS_32_63 "}, %64, %65, 1, 1, 1, 1, 1;"                        \
+                   : DCN_SUMS32(0), DCN_SUMS32(32)                                              \
+                   : "l"(a), "l"(b));                                                           \
+    }                                                                                           \
+    static __device__ __forceinline__ void mma(float (&sums)[128], uint64_t a, uint64_t b) {    \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." TYPES " {" DCN_REGISTERS_0_31 \
+                   "," DCN_REGISTERS_32_63 "," DCN_REGISTERS_64_127                             \
+                   "}, %128, %129, 1, 1, 1, 1, 1;"                                              \
+                   : DCN_SUMS32(0), DCN_SUMS32(32), DCN_SUMS32(64), DCN_SUMS32(96)              \
+                   : "l"(a), "l"(b));                                                           \
+    }                                                                                           \
+  };
+
+DCN_PANEL_WGMMA(PanelWgmmaF16, "f16.f16")
+DCN_PANEL_WGMMA(PanelWgmmaBF16, "bf16.bf16")
+
+#undef DCN_PANEL_WGMMA
 #undef DCN_A_AND_B
 #undef DCN_REGISTERS_64_127
 #undef DCN_REGISTERS_32_63

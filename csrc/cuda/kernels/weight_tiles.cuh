@@ -54,16 +54,19 @@ class ResidentWeights {
 // to lose for it.
 struct WeightRequests {
   const uint8_t* tiles;
-  int32_t steps, next, left;  // of the tiles; left: over all passes
+  int32_t steps, next, left;      // of the tiles; left: over all passes
+  int32_t pieces, steps_between;  // of a tile
 };
 
-template <int kTileBytes, int kStages, int kWarps>
+// A tile may come in kPieces pieces, which lie `steps_between` steps apart in memory and have
+// kParts parts each; a part of the tile is then made of that part of each piece.
+template <int kTileBytes, int kStages, int kWarps, int kPieces = 1, int kParts = 1>
 class WeightRing {
  public:
   __device__ __forceinline__ WeightRing(uint32_t shared, int32_t steps, int32_t passes, int thread)
       : tiles_(shared), thread_(thread) {
     if (thread_ == 0) {
-      requests() = {nullptr, steps, 0, steps * passes};
+      requests() = {nullptr, steps, 0, steps * passes, kPieces, 0};
       for (int i = 0; i < kStages; ++i) {
         ptx::barrier_init(full(i), 1);
         ptx::barrier_init(empty(i), kWarps);
@@ -80,6 +83,15 @@ class WeightRing {
     requests().tiles = tiles;
     ptx::wait_for_previous_grid();  // it packs the weight
     for (int i = 0; i < kStages - 1; ++i) ask(i);
+  }
+  // As many pieces as there are; the channels of others keep what the stage held.
+  __device__ __forceinline__ void start(const uint8_t* tiles, int32_t pieces,
+                                        int32_t steps_between) {
+    if (thread_ == 0) {
+      requests().pieces = pieces;
+      requests().steps_between = steps_between;
+    }
+    start(tiles);
   }
   __device__ __forceinline__ uint32_t wait() {
     ptx::barrier_wait(full(stage_), phase_);
@@ -120,8 +132,22 @@ class WeightRing {
   __device__ __forceinline__ void ask(uint32_t stage) {
     WeightRequests now = requests();
     if (now.left == 0) return;
-    ptx::bulk_copy(tiles_ + stage * kTileBytes, now.tiles + int64_t{now.next} * kTileBytes,
-                   kTileBytes, full(stage));
+    if constexpr (kPieces == 1) {
+      ptx::bulk_copy(tiles_ + stage * kTileBytes, now.tiles + int64_t{now.next} * kTileBytes,
+                     kTileBytes, full(stage));
+    } else {
+      constexpr int kPieceBytes = kTileBytes / kPieces, kBytes = kPieceBytes / kParts;
+      ptx::expect_bytes(full(stage), now.pieces * kPieceBytes);
+      for (int piece = 0; piece < now.pieces; ++piece) {
+        const uint8_t* from =
+            now.tiles + (int64_t{piece} * now.steps_between + now.next) * kPieceBytes;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          ptx::bulk_copy_expected(tiles_ + stage * kTileBytes + (part * kPieces + piece) * kBytes,
+                                  from + part * kBytes, kBytes, full(stage));
+        }
+      }
+    }
     requests().next = now.next + 1 == now.steps ? 0 : now.next + 1;
     requests().left = now.left - 1;
   }

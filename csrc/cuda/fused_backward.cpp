@@ -1,0 +1,201 @@
+// NOTE [fused backward]
+//
+//   pack    the weight, transposed, for ograd and dgrad; zeroes the counters of all
+//   lane 0  for some images at a time: landing lists, then dgrad gathers the input gradient
+//   lane 1  ograd: offset and mask gradients
+//   lane 2  wgrad: weight gradient; bias gradient
+//
+// The lanes fill each other's tails; each of the kernels fills the device by itself on a large
+// layer. Everything is allocated on the caller's stream before the fork.
+#include "fused_backward.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "kernels/dgrad_params.h"
+#include "kernels/ograd_params.h"
+#include "kernels/wgrad_params.h"
+#include "layout.h"
+#include "padded_nhwc.h"
+#include "stream_fork.h"
+
+namespace dcn {
+namespace {
+
+using at::Tensor;
+
+// The parts of the workspace.
+struct Workspace {
+  Tensor buffer;
+  uint8_t *packed, *wgrad_partial, *landing, *dgrad_partial, *counters;
+  int64_t counter_bytes;  // of all chunks
+
+  Workspace(const FusedBackwardPlan& plan, int64_t chunks, const Tensor& like) {
+    const DgradPlan& dgrad = plan.dgrad;
+    counter_bytes = chunks * (dgrad.split_bytes + dgrad.irregular_bytes);
+    const int64_t parts[] = {plan.packed_bytes, plan.wgrad.partial_bytes, dgrad.landing_bytes,
+                             dgrad.partial_bytes, counter_bytes};
+    int64_t bytes = 0;
+    for (const int64_t part : parts) bytes += aligned(part);
+    buffer = at::empty({bytes},
+                       like.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
+    auto* next = static_cast<uint8_t*>(buffer.mutable_data_ptr());
+    uint8_t** const begins[] = {&packed, &wgrad_partial, &landing, &dgrad_partial, &counters};
+    for (int i = 0; i < 5; ++i) {
+      *begins[i] = next;
+      next += aligned(parts[i]);
+    }
+  }
+
+ private:
+  static constexpr int64_t kAlignment = 256;
+  static int64_t aligned(int64_t bytes) { return tiles_of(bytes, kAlignment) * kAlignment; }
+};
+
+class Backward {
+ public:
+  Backward(const FusedCall& call, const Tensor& grad)
+      : call_(call),
+        plan_(call.plan.fused_backward),
+        shape_(call.shape),
+        back_(transposed(call.shape)),
+        layout_(fused_layout(shape_, element_bytes(plan_.math))),
+        grad_layout_(fused_layout(back_, element_bytes(plan_.math))),
+        image_(padded_nhwc(call.input, shape_, layout_)),
+        grad_(padded_nhwc(grad, back_, grad_layout_)),
+        workspace_(plan_, chunks(), call.input) {}
+
+  void run(const FusedGradients& gradients, const BiasGradient* bias) {
+    const auto caller = c10::cuda::getCurrentCUDAStream();
+    if (plan_.packed_bytes > 0) pack(caller);
+    const bool with_input = plan_.dgrad.tile >= 0, with_weight = plan_.wgrad.tile >= 0;
+    const StreamFork fork(caller, with_input + plan_.ograd + (with_weight || bias));
+    int lane = 0;
+    if (with_input) input_gradient(gradients.input, fork.lane(lane++));
+    if (plan_.ograd) sampling_gradients(gradients, fork.lane(lane++));
+    if (with_weight) weight_gradient(gradients.weight, fork.lane(lane));
+    if (bias) bias->run(fork.lane(lane));
+  }
+
+ private:
+  int64_t chunks() const {
+    return plan_.dgrad.images > 0 ? tiles_of(shape_.N, plan_.dgrad.images) : 0;
+  }
+  const void* grad_rows(int64_t image) const {
+    return static_cast<const uint8_t*>(grad_.const_data_ptr()) +
+           image * shape_.output_pixels_per_image() * grad_layout_.channels *
+               element_bytes(plan_.math);
+  }
+
+  void pack(cudaStream_t stream) const {
+    const Tensor& weight = call_.weight;
+    PackWeightParams params{};
+    params.shape = back_;
+    params.layout = grad_layout_;
+    params.math = plan_.math;
+    params.weight = weight.const_data_ptr();
+    params.stride_g = shape_.output_channels_per_group() * weight.stride(0);
+    params.stride_k = weight.stride(1);
+    params.stride_c = weight.stride(0);
+    params.stride_r = weight.stride(2);
+    params.stride_s = weight.stride(3);
+    params.tile_channels = kPieceChannels;
+    params.packed = workspace_.packed;
+    params.counters = reinterpret_cast<int32_t*>(workspace_.counters);
+    params.counter_count = static_cast<int32_t>(workspace_.counter_bytes / sizeof(int32_t));
+    C10_CUDA_CHECK(launch_pack_weight(params, stream));
+  }
+
+  void input_gradient(const Tensor& gradient, cudaStream_t stream) const {
+    const DgradPlan& plan = plan_.dgrad;
+    const bool nchw = !gradient.is_contiguous(at::MemoryFormat::ChannelsLast);
+    uint8_t* counters = workspace_.counters;
+    for (int32_t first = 0; first < shape_.N; first += plan.images) {
+      LandingParams landing{};
+      landing.shape = shape_;
+      landing.first_image = first;
+      landing.images = std::min(plan.images, shape_.N - first);
+      landing.offset = call_.offset;
+      landing.mask = call_.mask;
+      landing.grad = grad_.const_data_ptr();
+      landing.grad_dtype = dtype_of(call_.input);
+      landing.grad_channels = grad_layout_.channels;
+      landing.workspace = workspace_.landing;
+      C10_CUDA_CHECK(launch_landing_lists(landing, stream));
+
+      DgradParams params{};
+      params.shape = back_;
+      params.shape.N = landing.images;
+      params.layout = grad_layout_;
+      params.input = grad_rows(first);
+      params.weight = workspace_.packed;
+      params.output = static_cast<uint8_t*>(gradient.mutable_data_ptr()) +
+                      int64_t{first} * shape_.H * shape_.W * shape_.C * gradient.element_size();
+      params.nchw = nchw;
+      params.split_k = plan.split_k;
+      params.partial = reinterpret_cast<float*>(workspace_.dgrad_partial);
+      params.split_tiles = reinterpret_cast<SplitTile*>(counters);
+      params.irregular = reinterpret_cast<IrregularTiles*>(counters + plan.split_bytes);
+      counters += plan.split_bytes + plan.irregular_bytes;
+      params.lists = landing_lists(landing);
+      params.channels_per_offset_group = shape_.channels_per_offset_group();
+      C10_CUDA_CHECK(
+          launch_dgrad_sm90(params, plan_.math, plan.tile, call_.multiprocessors, stream));
+    }
+  }
+
+  void sampling_gradients(const FusedGradients& gradients, cudaStream_t stream) const {
+    const auto data = [](const Tensor& t) { return t.defined() ? t.mutable_data_ptr() : nullptr; };
+    OgradParams params{};
+    params.shape = shape_;
+    params.layout = layout_;
+    params.grad_layout = grad_layout_;
+    params.image = image_.const_data_ptr();
+    params.grad = grad_.const_data_ptr();
+    params.weight = workspace_.packed;
+    params.weight_tile_rows = kPieceChannels;
+    params.offset = call_.offset;
+    params.mask = call_.mask;
+    params.grad_offset = data(gradients.offset);
+    params.grad_mask = data(gradients.mask);
+    C10_CUDA_CHECK(launch_ograd_sm90(params, plan_.math, call_.multiprocessors, stream));
+  }
+
+  void weight_gradient(const Tensor& gradient, cudaStream_t stream) const {
+    WgradParams params{};
+    params.shape = shape_;
+    params.layout = layout_;
+    params.grad_layout = grad_layout_;
+    params.input = image_.const_data_ptr();
+    params.offset = call_.offset;
+    params.mask = call_.mask;
+    params.grad = grad_.const_data_ptr();
+    params.grad_weight = gradient.mutable_data_ptr();
+    params.stride_k = gradient.stride(0);
+    params.stride_c = gradient.stride(1);
+    params.stride_r = gradient.stride(2);
+    params.stride_s = gradient.stride(3);
+    params.tile = plan_.wgrad.tile;
+    params.ctas = plan_.wgrad.ctas;
+    params.partial = reinterpret_cast<float*>(workspace_.wgrad_partial);
+    C10_CUDA_CHECK(launch_wgrad_sm90(params, plan_.math, stream));
+  }
+
+  const FusedCall& call_;
+  const FusedBackwardPlan& plan_;
+  const ConvShape& shape_;
+  const ConvShape back_;
+  const FusedLayout layout_, grad_layout_;
+  const Tensor image_, grad_;  // NHWC, padded
+  const Workspace workspace_;
+};
+
+}  // namespace
+
+void fused_backward(const FusedCall& call, const Tensor& grad, const FusedGradients& gradients,
+                    const BiasGradient* bias) {
+  Backward(call, grad).run(gradients, bias);
+}
+
+}  // namespace dcn

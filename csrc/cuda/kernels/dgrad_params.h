@@ -1,0 +1,31 @@
+// What travels to the kernel of the fused input gradient; see params.h.
+#pragma once
+
+#include "../../dgrad_tiles.h"
+#include "fused_params.h"
+#include "landing_lists.h"
+
+namespace dcn {
+
+// irregular_bytes of them; the count and the flags are 0 at the start.
+struct IrregularTiles {
+  int32_t count;
+  DCN_HOST_DEVICE int32_t* flags() { return &count + 1; }
+  DCN_HOST_DEVICE int32_t* list(int32_t tiles) { return flags() + tiles; }
+};
+
+// The forward pass of the transposed convolution (its input is grad, its output the input
+// gradient), whose samples are those of landing lists. `weight` is packed in tiles of
+// kPieceChannels, so that kernels with different tiles share it.
+struct DgradParams : FpropParams {
+  LandingLists lists;
+  int32_t channels_per_offset_group;
+  int32_t channels_of_tile;  // set by the launcher
+  IrregularTiles* irregular;
+};
+
+// `tile` is an index of kDgradTiles.
+cudaError_t launch_dgrad_sm90(const DgradParams& params, FusedMath math, int tile,
+                              int multiprocessors, cudaStream_t stream);
+
+}  // namespace dcn

@@ -1,0 +1,157 @@
+#include "fused_backward_plan.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+#include "dgrad_tiles.h"
+#include "landing_plan.h"
+#include "ograd_plan.h"
+
+namespace dcn {
+namespace {
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+// Of all pieces together.
+constexpr int64_t kMostWorkspace = 64 * kMiB;
+
+// Nanoseconds on an H200: a tile's lists and its stores, and what a split costs (fused_plan.cpp).
+constexpr int64_t kTileNs = 5000;
+constexpr int64_t kSplitNs = 14000;
+constexpr int64_t kSumBytesPerNs = 50;
+
+// The channels of a tile share their samples.
+bool within_offset_group(const ConvShape& shape, int channels) {
+  return shape.D == 1 || shape.channels_per_offset_group() % channels == 0 ||
+         shape.channels_per_offset_group() % shape.channels_per_group() == 0;
+}
+
+bool dgrad_fits(const FpropTile& tile, const ConvShape& shape, FusedMath math, int32_t steps,
+                int split_k) {
+  return dgrad_tile_exists(tile, math) && within_offset_group(shape, tile.channels) &&
+         split_k <= steps;
+}
+
+DgradPlan dgrad_candidate(const ConvShape& chunk, const FusedLayout& grad_layout, FusedMath math,
+                          int tile, int split_k) {
+  const FpropTile& chosen = kDgradTiles[tile];
+  const int64_t tiles = tiles_of(chunk.input_pixels(), chosen.pixels) * chunk.G *
+                        tiles_of(chunk.channels_per_group(), chosen.channels);
+  DgradPlan plan;
+  plan.tile = tile;
+  plan.split_k = split_k;
+  plan.images = chunk.N;
+  plan.landing_bytes = landing_bytes(chunk, chunk.N, element_bytes(math), grad_layout.channels);
+  plan.irregular_bytes = irregular_bytes(chunk.input_pixels());
+  if (split_k > 1) {
+    plan.split_bytes = tiles * sizeof(SplitTile);
+    plan.partial_bytes = tiles * (split_k - 1) * chosen.pixels * chosen.channels * 4;
+  }
+  return plan;
+}
+
+// Nanoseconds of a chunk.
+int64_t estimate(const ConvShape& chunk, const DgradPlan& plan, FusedMath math, int32_t all_steps,
+                 int multiprocessors) {
+  const FpropTile& tile = kDgradTiles[plan.tile];
+  const int64_t tiles = tiles_of(chunk.input_pixels(), tile.pixels) * chunk.G *
+                        tiles_of(chunk.channels_per_group(), tile.channels);
+  const int64_t rounds = tiles_of(tiles * plan.split_k, multiprocessors);
+  const int64_t sums = (plan.split_k - 1) * int64_t{tile.pixels} * tile.channels * 4;
+  return rounds * (tiles_of(all_steps, plan.split_k) * step_ns(tile, math) + kTileNs) +
+         (plan.split_k > 1 ? kSplitNs : 0) + sums / kSumBytesPerNs;
+}
+
+DgradPlan plan_dgrad(const ConvShape& shape, FusedMath math, int multiprocessors,
+                     int64_t allowance) {
+  const FusedLayout grad_layout = fused_layout(transposed(shape), element_bytes(math));
+  ConvShape chunk = shape;
+  const int32_t most = images_of_chunk(shape, element_bytes(math), grad_layout.channels, allowance);
+  chunk.N = static_cast<int32_t>(tiles_of(shape.N, tiles_of(shape.N, most)));  // even chunks
+  DgradPlan best;
+  int64_t best_time = std::numeric_limits<int64_t>::max();
+  for (int t = 0; t < kDgradTileCount; ++t) {
+    for (int parts = 1; parts <= kMostParts; ++parts) {
+      if (!dgrad_fits(kDgradTiles[t], shape, math, grad_layout.steps, parts)) continue;
+      const DgradPlan plan = dgrad_candidate(chunk, grad_layout, math, t, parts);
+      const int64_t time = estimate(chunk, plan, math, grad_layout.steps, multiprocessors);
+      const bool bounded = plan.landing_bytes + plan.partial_bytes <= allowance || parts == 1;
+      if (!bounded || time >= best_time) continue;
+      best = plan;
+      best_time = time;
+    }
+  }
+  if (best.tile < 0) throw std::invalid_argument("the fused input gradient has no such tile");
+  return best;
+}
+
+}  // namespace
+
+int64_t workspace_bytes(const FusedBackwardPlan& plan, const ConvShape& shape) {
+  const DgradPlan& dgrad = plan.dgrad;
+  const int64_t chunks = dgrad.images > 0 ? tiles_of(shape.N, dgrad.images) : 0;
+  return plan.packed_bytes + plan.wgrad.partial_bytes + dgrad.landing_bytes + dgrad.partial_bytes +
+         chunks * (dgrad.split_bytes + dgrad.irregular_bytes);
+}
+
+std::string describe(const FusedBackwardPlan& plan) {
+  std::string text = name_of(plan.math);
+  if (plan.dgrad.tile >= 0) {
+    const FpropTile& tile = kDgradTiles[plan.dgrad.tile];
+    text += ", input gradient in tiles of " + std::to_string(tile.pixels) + " pixels x " +
+            std::to_string(tile.channels) + " channels, split " +
+            std::to_string(plan.dgrad.split_k) + ", " + std::to_string(plan.dgrad.images) +
+            " images at a time";
+  }
+  if (plan.ograd) text += ", sampling gradients";
+  if (plan.wgrad.tile >= 0) {
+    text += ", weight gradient by " + std::to_string(plan.wgrad.ctas) + " CTAs";
+  }
+  return text;
+}
+
+FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, int multiprocessors,
+                                      const std::array<bool, 5>& output_mask) {
+  FusedBackwardPlan plan;
+  plan.math = math;
+  plan.ograd = output_mask[2] || output_mask[3];
+  if (output_mask[1]) plan.wgrad = plan_wgrad(shape, math, multiprocessors);
+  if (plan.ograd || output_mask[0]) {
+    const FusedLayout layout = fused_layout(transposed(shape), element_bytes(math));
+    plan.packed_bytes = int64_t{shape.G} * tiles_of(shape.channels_per_group(), kPieceChannels) *
+                        layout.steps * kPieceChannels * kSliceBytes * weight_parts(math);
+  }
+  if (output_mask[0]) {
+    const int64_t taken = plan.packed_bytes + plan.wgrad.partial_bytes;
+    plan.dgrad = plan_dgrad(shape, math, multiprocessors, kMostWorkspace - taken);
+  }
+  return plan;
+}
+
+bool worth_fused_backward(const ConvShape& shape, FusedMath math) {
+  return worth_fused(shape, math) && worth_fused(transposed(shape), math);
+}
+
+std::string why_not_fused_backward(const ConvShape& shape, FusedMath math, int compute_capability,
+                                   const std::array<bool, 5>& output_mask) {
+  if (compute_capability / 10 != 9) {
+    return "the backward pass of fused needs compute capability 9.x, but the device has " +
+           std::to_string(compute_capability / 10) + "." + std::to_string(compute_capability % 10);
+  }
+  for (const ConvShape& each : {shape, transposed(shape)}) {
+    const std::string why = why_not_fused(each, math);
+    if (!why.empty()) return why;
+  }
+  std::string why;
+  if (output_mask[2] || output_mask[3]) why = why_not_ograd(shape, math);
+  if (why.empty() && output_mask[1]) why = why_not_wgrad(shape, math);
+  if (!why.empty() || !output_mask[0]) return why;
+  if (!within_offset_group(shape, kPieceChannels)) {
+    return "the fused input gradient needs " + std::to_string(kPieceChannels) +
+           " channels that share their offsets, but an offset group has " +
+           std::to_string(shape.channels_per_offset_group());
+  }
+  return why_not_landing(shape, 1);
+}
+
+}  // namespace dcn

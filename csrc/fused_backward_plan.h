@@ -1,0 +1,48 @@
+// The fused algorithm's part of the plan of a backward pass: which pieces run, with which tiles,
+// and what they take of memory.
+//
+// Three pieces run side by side: the offset and mask gradients (ograd), the weight gradient (wgrad)
+// and the input gradient, which is gathered from landing lists (dgrad), for some images of the
+// batch at a time.
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "fused_plan.h"
+#include "wgrad_plan.h"
+
+namespace dcn {
+
+struct DgradPlan {
+  int tile = -1;  // of kDgradTiles; -1: there is no input gradient to make
+  int split_k = 1;
+  int32_t images = 0;           // of a chunk
+  int64_t landing_bytes = 0;    // of a chunk
+  int64_t partial_bytes = 0;    // sums that CTAs of one tile leave for the last of them
+  int64_t split_bytes = 0;      // SplitTile of each tile, of a chunk
+  int64_t irregular_bytes = 0;  // which tiles the second kernel computes, of a chunk
+};
+
+struct FusedBackwardPlan {
+  FusedMath math = FusedMath::kF16;
+  bool ograd = false;
+  WgradPlan wgrad;  // tile -1: there is no weight gradient to make
+  DgradPlan dgrad;
+  int64_t packed_bytes = 0;  // of the weight, transposed
+};
+int64_t workspace_bytes(const FusedBackwardPlan& plan, const ConvShape& shape);
+std::string describe(const FusedBackwardPlan& plan);
+
+// `output_mask`: which gradients are wanted, of input, weight, offset, mask and bias.
+FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, int multiprocessors,
+                                      const std::array<bool, 5>& output_mask);
+
+// Whether fused is quicker than writing columns.
+bool worth_fused_backward(const ConvShape& shape, FusedMath math);
+
+// Empty, or why the backward pass of this shape is not for fused.
+std::string why_not_fused_backward(const ConvShape& shape, FusedMath math, int compute_capability,
+                                   const std::array<bool, 5>& output_mask);
+
+}  // namespace dcn

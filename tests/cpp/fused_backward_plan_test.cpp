@@ -1,0 +1,109 @@
+#include "fused_backward_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "dgrad_tiles.h"
+#include "landing_plan.h"
+
+namespace dcn {
+namespace {
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+constexpr FusedMath kMaths[] = {FusedMath::kF16, FusedMath::kBF16, FusedMath::kTf32,
+                                FusedMath::k3xTf32};
+constexpr int kMultiprocessors = 132;
+constexpr std::array<bool, 5> kAll{true, true, true, true, true};
+
+ConvShape layer(int32_t N, int32_t C, int32_t H, int32_t W, int32_t K) {
+  ConvShape shape;
+  shape.N = N, shape.C = C, shape.H = H, shape.W = W, shape.K = K;
+  shape.R = shape.S = 3;
+  shape.pad_h = shape.pad_w = 1;
+  shape.P = H, shape.Q = W;
+  return shape;
+}
+
+const ConvShape kLayers[] = {
+    layer(2, 64, 32, 32, 64),   layer(4, 128, 64, 64, 128), layer(2, 256, 128, 128, 256),
+    layer(6, 512, 19, 34, 256), layer(8, 64, 64, 64, 64),   layer(2, 128, 100, 168, 128),
+    layer(2, 256, 50, 84, 256), layer(2, 512, 25, 42, 512), layer(16, 64, 128, 128, 64),
+};
+
+TEST(Transposed, SwapsInputAndOutput) {
+  ConvShape shape = layer(2, 8, 30, 40, 12);
+  shape.G = 2, shape.D = 4, shape.stride_h = 2;
+  shape.P = 15;
+  const ConvShape back = transposed(shape);
+  EXPECT_EQ(back.C, 12);
+  EXPECT_EQ(back.K, 8);
+  EXPECT_EQ(back.H, 15);
+  EXPECT_EQ(back.W, 40);
+  EXPECT_EQ(back.P, 30);
+  EXPECT_EQ(back.Q, 40);
+  EXPECT_EQ(back.G, 2);
+  EXPECT_EQ(back.D, 1);
+  EXPECT_EQ(back.taps(), shape.taps());
+}
+
+TEST(Plan, EachLayerRunsWithin64MiB) {
+  for (const ConvShape& shape : kLayers) {
+    for (const FusedMath math : kMaths) {
+      ASSERT_EQ(why_not_fused_backward(shape, math, 90, kAll), "");
+      const FusedBackwardPlan plan = plan_fused_backward(shape, math, kMultiprocessors, kAll);
+      EXPECT_TRUE(plan.ograd);
+      EXPECT_GE(plan.wgrad.tile, 0);
+      EXPECT_GE(plan.dgrad.tile, 0);
+      EXPECT_GE(plan.dgrad.images, 1);
+      EXPECT_LE(plan.dgrad.images, shape.N);
+      EXPECT_LE(workspace_bytes(plan, shape), 64 * kMiB)
+          << shape.C << " channels, " << name_of(math) << ", " << describe(plan);
+    }
+  }
+}
+
+TEST(Plan, MakesOnlyWhatIsWanted) {
+  const ConvShape shape = kLayers[1];
+  const auto plan = [&](std::array<bool, 5> mask) {
+    return plan_fused_backward(shape, FusedMath::kBF16, kMultiprocessors, mask);
+  };
+  const FusedBackwardPlan input = plan({true, false, false, false, false});
+  EXPECT_GE(input.dgrad.tile, 0);
+  EXPECT_FALSE(input.ograd);
+  EXPECT_LT(input.wgrad.tile, 0);
+  EXPECT_EQ(input.wgrad.partial_bytes, 0);
+  const FusedBackwardPlan weight = plan({false, true, false, false, false});
+  EXPECT_LT(weight.dgrad.tile, 0);
+  EXPECT_EQ(weight.packed_bytes, 0);
+  EXPECT_EQ(workspace_bytes(weight, shape), weight.wgrad.partial_bytes);
+  const FusedBackwardPlan mask = plan({false, false, false, true, false});
+  EXPECT_TRUE(mask.ograd);
+  EXPECT_GT(mask.packed_bytes, 0);
+  EXPECT_EQ(workspace_bytes(mask, shape), mask.packed_bytes);
+}
+
+TEST(Plan, ManyImagesAreWalkedInEvenChunks) {
+  const ConvShape shape = layer(33, 64, 128, 128, 64);
+  const DgradPlan plan = plan_fused_backward(shape, FusedMath::kF16, kMultiprocessors, kAll).dgrad;
+  EXPECT_LT(plan.images, shape.N);
+  const int64_t chunks = tiles_of(shape.N, plan.images);
+  EXPECT_GT(shape.N, (chunks - 1) * plan.images);
+  EXPECT_LE(chunks * plan.images - shape.N, chunks);
+  EXPECT_LE(plan.landing_bytes, 64 * kMiB);
+}
+
+TEST(WhyNot, NarrowOffsetGroupsAndOtherDevices) {
+  EXPECT_NE(why_not_fused_backward(kLayers[0], FusedMath::kF16, 80, kAll).find("9.x"),
+            std::string::npos);
+  ConvShape narrow = kLayers[1];
+  narrow.D = 16;
+  EXPECT_NE(why_not_fused_backward(narrow, FusedMath::kF16, 90, kAll), "");
+  ConvShape wide = kLayers[1];
+  wide.D = 2;
+  EXPECT_EQ(why_not_fused_backward(wide, FusedMath::kF16, 90, kAll), "");
+  // A tile's channels share their offsets.
+  const DgradPlan plan = plan_fused_backward(wide, FusedMath::kF16, kMultiprocessors, kAll).dgrad;
+  EXPECT_EQ(kDgradTiles[plan.tile].channels, 64);
+}
+
+}  // namespace
+}  // namespace dcn
