@@ -4,6 +4,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "column_sum.h"
+
 namespace dcn {
 namespace {
 
@@ -112,13 +114,19 @@ FusedMath fused_math(const PlanRequest& request) {
   }
 }
 
+int64_t bias_gradient_bytes(const PlanRequest& request) {
+  if (!request.output_mask[4]) return 0;
+  return column_sum_bytes(request.shape.output_pixels(), request.shape.K, size_of(request.dtype));
+}
+
 Plan plan_fused(const PlanRequest& request) {
   Plan plan;
   plan.algorithm = Algorithm::kFused;
   if (request.pass == Pass::kBackward) {
     plan.fused_backward = plan_fused_backward(request.shape, fused_math(request),
                                               request.device.multiprocessors, request.output_mask);
-    plan.workspace_bytes = workspace_bytes(plan.fused_backward, request.shape);
+    plan.workspace_bytes =
+        workspace_bytes(plan.fused_backward, request.shape) + bias_gradient_bytes(request);
     return plan;
   }
   plan.fused = plan_fused_forward(

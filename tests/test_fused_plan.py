@@ -249,11 +249,9 @@ def test_a_tile_that_is_not_there_is_refused():
 
 @EACH_ARITHMETIC
 @pytest.mark.parametrize("device, algorithm", [("h200", "fused"), ("a100", "im2col_gemm")])
-def test_backward_follows_the_plan_after_a_forced_forward(kind, device, algorithm):
+def test_a_forced_forward_forces_the_backward_where_there_is_one(kind, device, algorithm):
     backward = forced_plan(FEW[1], kind, -1, 0, pass_="backward", device=device)
     assert backward.algorithm == algorithm
-    free = plan(FEW[1], dtype=kind.dtype, tf32=kind.tf32, pass_="backward", device=device)
-    assert str(backward) == str(free)
 
 
 def test_determinism_changes_nothing():

@@ -133,7 +133,7 @@ def test_reasons_are_sentences_and_legal_is_empty():
 
 def test_the_plan_says_whether_it_is_deterministic():
     assert plan(LAYERS[0]).deterministic
-    assert plan(LAYERS[0], pass_="backward").deterministic
+    assert plan(LAYERS[0], pass_="backward", deterministic=True).deterministic
     atomics = {"pass_": "backward", "algorithm": "im2col_gemm"}
     assert not plan(LAYERS[0], **atomics).deterministic
     assert plan(LAYERS[0], **atomics, output_mask=(False, True, True, True, True)).deterministic

@@ -19,8 +19,7 @@ struct SumOf<float> {
 };
 
 constexpr int kColumns = 32;
-constexpr int kRowThreads = 8;
-constexpr int64_t kMaxSlabs = 256;  // with 8 blocks or more along K, enough to fill any GPU twice
+constexpr int kRowThreads = kSlabRows / 4;
 
 template <typename From, typename To>
 __global__ void __launch_bounds__(kColumns* kRowThreads)
@@ -63,13 +62,6 @@ void launch_both(const ColumnSumParams& params, cudaStream_t stream) {
 }
 
 }  // namespace
-
-int64_t column_sum_slabs(int64_t rows) {
-  constexpr int64_t kSlabRows =
-      4 * kRowThreads;  // below that a slab's reduction costs more than its rows
-  const int64_t slabs = (rows + kSlabRows - 1) / kSlabRows;
-  return slabs < kMaxSlabs ? slabs : kMaxSlabs;
-}
 
 cudaError_t launch_column_sum(const ColumnSumParams& params, cudaStream_t stream) {
   if (params.rows == 0 || params.columns == 0) return cudaSuccess;

@@ -74,10 +74,6 @@ struct MathF16 {
                                              uint32_t (&value)[4]) {
     add_pairs<__half2>(from, weight, value);
   }
-  // A weight times a power of two.
-  static __device__ __forceinline__ uint32_t scaled(uint32_t weight, float by) {
-    return bits(__hmul2(pair_of<__half2>(weight), __float2half2_rn(by)));
-  }
   static __device__ __forceinline__ uint32_t rounded(uint32_t value) { return value; }
   static __device__ __forceinline__ uint32_t pack(float a, float b) {
     return bits(__floats2half2_rn(a, b));
@@ -106,10 +102,6 @@ struct MathBF16 {
   static __device__ __forceinline__ void add(const uint4 (&from)[4], uint4 weight,
                                              uint32_t (&value)[4]) {
     add_pairs<__nv_bfloat162>(from, weight, value);
-  }
-  // A weight times a power of two.
-  static __device__ __forceinline__ uint32_t scaled(uint32_t weight, float by) {
-    return bits(__hmul2(pair_of<__nv_bfloat162>(weight), __float2bfloat162_rn(by)));
   }
   static __device__ __forceinline__ uint32_t rounded(uint32_t value) { return value; }
   static __device__ __forceinline__ uint32_t pack(float a, float b) {
@@ -170,9 +162,6 @@ struct MathF32 {
       sum = fmaf(__uint_as_float(weight.w), __uint_as_float(register_of(from[3], i)), sum);
       value[i] = __float_as_uint(sum);
     }
-  }
-  static __device__ __forceinline__ uint32_t scaled(uint32_t weight, float by) {
-    return __float_as_uint(__uint_as_float(weight) * by);
   }
   static __device__ __forceinline__ uint32_t rounded(uint32_t value) {
     return kKind == FusedMath::kTf32 ? round_to_tf32(__uint_as_float(value)) : value;

@@ -2,9 +2,8 @@
 // memory.
 //
 // Of each tap a pixel touches four bins of samples (landing_lists.h). Lists are read four entries
-// at a time. The last four may be fewer: then the last entry is there twice or more, its weight in
-// parts that are powers of two, so that neither a test nor a value that is not the pixel's own is
-// read.
+// at a time; the last four are filled up by the last entry with weights of 0. (An infinity in that
+// entry becomes NaN so, but in a pixel that it belongs to.)
 #pragma once
 
 #include "dgrad_params.h"
@@ -196,20 +195,18 @@ class ListMerge {
     for (int t = 0; t < kTaps; ++t) fill_up(share[t]);
   }
 
-  // The last entry once more, or three times, in parts.
+  // The last entry again, up to three times, with weights of 0.
   __device__ __forceinline__ void fill_up(const Share& share) {
     if (share.spare == 0) return;
     uint32_t* const offset = reinterpret_cast<uint32_t*>(plan_->offset) + share.first;
     uint32_t* const weight = reinterpret_cast<uint32_t*>(plan_->weight) + share.first;
     const int32_t last = share.records - 1;
     const uint32_t bytes = offset[last];
-    const uint32_t half = Math::scaled(weight[last], 0.5f), quarter = Math::scaled(half, 0.5f);
-    weight[last] = share.spare == 3 ? quarter : half;
 #pragma unroll
     for (int k = 1; k <= 3; ++k) {
       if (k > share.spare) break;
       offset[last + k] = bytes;
-      weight[last + k] = share.spare == 1 ? half : quarter;
+      weight[last + k] = 0;
     }
   }
 

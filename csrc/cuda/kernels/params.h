@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "../../column_sum.h"
 #include "../../plan.h"
 #include "../../shape.h"
 
@@ -69,7 +70,6 @@ struct ColumnSumParams {
   int64_t rows;
   int32_t columns;
 };
-int64_t column_sum_slabs(int64_t rows);
 
 cudaError_t launch_im2col(const Im2colParams& params, cudaStream_t stream);
 cudaError_t launch_col2im(const Col2imParams& params, cudaStream_t stream);
