@@ -17,8 +17,13 @@ PYTHON = [
 FACTS = [CSRC / "shape.h", CSRC / "bilinear.h"]
 KERNELS = [path for path in CODE if path.parent == CSRC / "cuda" / "kernels"]
 PLANS = [
-    *(CSRC / "plan.h", CSRC / "plan.cpp", CSRC / "fused_plan.h", CSRC / "fused_plan.cpp"),
-    *(CSRC / "fused_layout.h", CSRC / "fprop_tiles.h", CSRC / "fast_divide.h"),
+    path
+    for path in CODE
+    if path.parent == CSRC
+    and (
+        path.stem.endswith(("plan", "_tiles"))
+        or path.name in ("column_sum.h", "fast_divide.h", "fused_layout.h")
+    )
 ]
 TORCH_HEADER = re.compile(r"^(torch|ATen|c10|caffe2)/")
 

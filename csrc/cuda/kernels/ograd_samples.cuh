@@ -20,9 +20,8 @@ struct OgradPlan {
 };
 
 __device__ __forceinline__ int32_t square_begin(float at, int32_t length) {
-  // NaN becomes 0 here.
-  return static_cast<int32_t>(
-      fminf(fmaxf(floorf(at), 0.f), static_cast<float>(max(length - 2, 0))));
+  // Cut off, which for what is not negative is the corner's coordinate. NaN becomes 0 here.
+  return static_cast<int32_t>(fminf(fmaxf(at, 0.f), static_cast<float>(max(length - 2, 0))));
 }
 
 template <class Math>
