@@ -12,12 +12,10 @@
 // shows in the output instead of being repaired in silence.
 #pragma once
 
-#include "shape.h"
-
-#if !defined(__CUDACC__)
 #include <cmath>
 #include <limits>
-#endif
+
+#include "shape.h"
 
 namespace dcn {
 
@@ -84,6 +82,62 @@ DCN_HOST_DEVICE Sample<Coord> make_sample(Coord y, Coord x, int32_t H, int32_t W
   sample.corners = (has_top && has_left ? 1u : 0u) | (has_top && has_right ? 2u : 0u) |
                    (has_bottom && has_left ? 4u : 0u) | (has_bottom && has_right ? 8u : 0u);
   return sample;
+}
+
+// A sample that reads four corners always, without a test: for kernels whose loads must not branch.
+// None of them is a pixel that the sample does not touch: a corner outside the image is replaced by
+// its neighbour inside, and the two share its weight in halves. (A weight of 0 on some other pixel
+// would turn an Inf there into NaN.) A sample outside as a whole has weights of 0 or NaN on a pixel
+// that is not its own; where it is 0, its value is to be cleared (`outside`).
+struct PairedSample {
+  int32_t y0, x0;              // of corner 0, inside the image
+  bool two_rows, two_columns;  // otherwise corners 2 and 3 (1 and 3) are corners 0 and 1 (0 and 2)
+  float weight[4];             // times the mask
+  bool outside;                // worth 0, whatever is read
+};
+
+// For coordinates below 2^22: y + 1.5 * 2^23, rounded down, holds floor(y) in its last bits.
+DCN_HOST_DEVICE PairedSample make_paired_sample(float y, float x, float mask, int32_t H,
+                                                int32_t W) {
+  PairedSample result;
+  const bool inside = y > -1.f && y < H && x > -1.f && x < W;
+  const bool defined = y == y && x == x;
+#if defined(__CUDA_ARCH__)
+  constexpr float kFloor = 12582912.f;
+  constexpr int32_t kFloorBits = 0x4B400000;
+  // Outside: 0 * mask, or NaN for a coordinate that is; on the first pixel.
+  const float fill = defined ? 0.f : __int_as_float(0x7fffffff);
+#else
+  const float fill = defined ? 0.f : std::numeric_limits<float>::quiet_NaN();
+#endif
+  const float m = inside ? mask : mask * fill;
+  result.outside = !inside && m == 0.f;
+  y = inside ? y : 0.f;
+  x = inside ? x : 0.f;
+#if defined(__CUDA_ARCH__)
+  const float floor_y = __fadd_rd(y, kFloor), floor_x = __fadd_rd(x, kFloor);
+  const int32_t y0 = __float_as_int(floor_y) - kFloorBits;
+  const int32_t x0 = __float_as_int(floor_x) - kFloorBits;
+  const float ly = y - (floor_y - kFloor), lx = x - (floor_x - kFloor);
+#else
+  const int32_t y0 = static_cast<int32_t>(std::floor(y)), x0 = static_cast<int32_t>(std::floor(x));
+  const float ly = y - y0, lx = x - x0;
+#endif
+  // Both rows (columns) of corners inside, or one of them twice.
+  result.two_rows = static_cast<uint32_t>(y0) < static_cast<uint32_t>(H - 1);
+  result.two_columns = static_cast<uint32_t>(x0) < static_cast<uint32_t>(W - 1);
+  const float half_y = 0.5f * (y0 < 0 ? ly : 1.f - ly), half_x = 0.5f * (x0 < 0 ? lx : 1.f - lx);
+  const float top = m * (result.two_rows ? 1.f - ly : half_y);
+  const float bottom = m * (result.two_rows ? ly : half_y);
+  const float left = result.two_columns ? 1.f - lx : half_x;
+  const float right = result.two_columns ? lx : half_x;
+  result.weight[0] = top * left;
+  result.weight[1] = top * right;
+  result.weight[2] = bottom * left;
+  result.weight[3] = bottom * right;
+  result.y0 = y0 > 0 ? y0 : 0;
+  result.x0 = x0 > 0 ? x0 : 0;
+  return result;
 }
 
 }  // namespace dcn

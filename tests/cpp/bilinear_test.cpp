@@ -161,5 +161,76 @@ TYPED_TEST(Bilinear, FractionsAreExactFarFromTheOrigin) {
             TypeParam(1));
 }
 
+// What a kernel makes of a paired sample, with the rows and columns that it reads.
+struct Read {
+  float value = 0;
+  int rows[2], columns[2];
+};
+Read read(const PairedSample& sample, const std::vector<float>& pixels, int W) {
+  Read result;
+  for (int i = 0; i < 2; ++i) {
+    result.rows[i] = sample.y0 + (sample.two_rows ? i : 0);
+    result.columns[i] = sample.x0 + (sample.two_columns ? i : 0);
+  }
+  for (int k = 0; k < 4; ++k) {
+    result.value += sample.weight[k] * pixels.at(result.rows[k / 2] * W + result.columns[k % 2]);
+  }
+  return result;
+}
+
+TEST(PairedSample, IsTheSampleTimesTheMask) {
+  const float mask = 0.75f;
+  for (const auto& [H, W] : {std::pair{4, 5}, {1, 1}, {1, 6}, {3, 1}, {2, 2}}) {
+    std::vector<float> pixels(H * W);
+    for (int i = 0; i < H * W; ++i) pixels[i] = std::sin(float(1 + i * i));
+    for (float y = -2; y <= H + 1; y += 0.125f) {
+      for (float x = -2; x <= W + 1; x += 0.125f) {
+        const PairedSample paired = make_paired_sample(y, x, mask, H, W);
+        const Read got = read(paired, pixels, W);
+        const Sample<float> sample = make_sample(y, x, H, W);
+        float corner[4] = {};
+        for (int k = 0; k < 4; ++k) {
+          const int first = sample.y0 * W + sample.x0;
+          if (sample.has(k)) corner[k] = pixels.at(first + Sample<float>::corner_step(k, W));
+        }
+        const float value = sample.interpolate(corner[0], corner[1], corner[2], corner[3]);
+        EXPECT_NEAR(got.value, mask * value, 4e-7f) << y << ", " << x << " of " << H << " x " << W;
+        EXPECT_EQ(paired.outside, sample.corners == 0) << y << ", " << x;
+      }
+    }
+  }
+}
+
+// A pixel with a weight, even of 0, may be infinite: it must be one that the sample touches.
+TEST(PairedSample, ReadsNoOtherPixel) {
+  const int H = 4, W = 5;
+  const std::vector<float> pixels(H * W, 1.f);
+  for (float y = -0.9375f; y < H; y += 0.0625f) {
+    for (float x = -0.9375f; x < W; x += 0.0625f) {
+      const Read got = read(make_paired_sample(y, x, 1.f, H, W), pixels, W);
+      for (int i = 0; i < 2; ++i) {
+        EXPECT_LE(std::abs(got.rows[i] - y), 1.f) << y << ", " << x;
+        EXPECT_LE(std::abs(got.columns[i] - x), 1.f) << y << ", " << x;
+      }
+    }
+  }
+}
+
+TEST(PairedSample, OutsideIsZeroOrNan) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float inf = std::numeric_limits<float>::infinity();
+  for (const auto& [y, x] : {std::pair{-1.f, 1.f}, {4.f, 1.f}, {1.f, inf}, {-inf, 1.f}}) {
+    const PairedSample sample = make_paired_sample(y, x, 0.5f, 4, 4);
+    EXPECT_TRUE(sample.outside);
+    for (const float weight : sample.weight) EXPECT_EQ(weight, 0.f);
+    // 0 times a mask that is no number.
+    EXPECT_FALSE(make_paired_sample(y, x, inf, 4, 4).outside);
+    EXPECT_TRUE(std::isnan(make_paired_sample(y, x, nan, 4, 4).weight[0]));
+  }
+  const PairedSample undefined = make_paired_sample(nan, 1.f, 0.5f, 4, 4);
+  EXPECT_FALSE(undefined.outside);
+  EXPECT_TRUE(std::isnan(undefined.weight[0]));
+}
+
 }  // namespace
 }  // namespace dcn

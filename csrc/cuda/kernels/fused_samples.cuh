@@ -1,10 +1,4 @@
 // Samples as the fused kernels plan them: where a row of a tile is, and what one sample reads.
-//
-// A sample reads four corners always, without a test in the main loop, and never a pixel that it
-// does not touch: a corner outside the image is replaced by its neighbour inside, and the two share
-// its weight in halves. (A weight of 0 on some other pixel would turn an Inf there into NaN.) A
-// sample outside as a whole has weights of 0 or NaN on a pixel that is not its own; where it is 0
-// its value is cleared afterwards (`outside`).
 #pragma once
 
 #include "fused_math.cuh"
@@ -65,39 +59,18 @@ struct FusedSample {
   bool outside;  // worth 0, whatever is read
 };
 
-// make_sample (bilinear.h) without a branch, for coordinates below 2^22: y + 1.5 * 2^23, rounded
-// down, holds floor(y) in its last bits.
+// Where a paired sample (bilinear.h) is read.
 __device__ __forceinline__ FusedSample fused_sample(float y, float x, float mask, int32_t H,
                                                     int32_t W, uint32_t row_bytes,
                                                     uint32_t pixel_bytes, uint32_t image_base) {
-  constexpr float kFloor = 12582912.f;
-  constexpr int32_t kFloorBits = 0x4B400000;
-  FusedSample result;
-  const bool inside = y > -1.f && y < H && x > -1.f && x < W;
-  const bool defined = y == y && x == x;
-  // Outside: 0 * mask, or NaN for a coordinate that is; on the first pixel.
-  const float fill = defined ? 0.f : __int_as_float(0x7fffffff);
-  const float m = inside ? mask : mask * fill;
-  result.outside = !inside && m == 0.f;
-  y = inside ? y : 0.f;
-  x = inside ? x : 0.f;
-  const float floor_y = __fadd_rd(y, kFloor), floor_x = __fadd_rd(x, kFloor);
-  const int32_t y0 = __float_as_int(floor_y) - kFloorBits;
-  const int32_t x0 = __float_as_int(floor_x) - kFloorBits;
-  const float ly = y - (floor_y - kFloor), lx = x - (floor_x - kFloor);
-  // Both rows (columns) of corners inside, or one of them twice.
-  const bool two_rows = static_cast<uint32_t>(y0) < static_cast<uint32_t>(H - 1);
-  const bool two_columns = static_cast<uint32_t>(x0) < static_cast<uint32_t>(W - 1);
-  const float half_y = 0.5f * (y0 < 0 ? ly : 1.f - ly), half_x = 0.5f * (x0 < 0 ? lx : 1.f - lx);
-  const float top = m * (two_rows ? 1.f - ly : half_y), bottom = m * (two_rows ? ly : half_y);
-  const float left = two_columns ? 1.f - lx : half_x, right = two_columns ? lx : half_x;
-  result.weight = {top * left, top * right, bottom * left, bottom * right};
-  const uint32_t row0 = image_base + max(y0, 0) * row_bytes;
-  const uint32_t row1 = two_rows ? row0 + row_bytes : row0;
-  const uint32_t column0 = max(x0, 0) * pixel_bytes;
-  const uint32_t column1 = two_columns ? column0 + pixel_bytes : column0;
-  result.corner = {row0 + column0, row0 + column1, row1 + column0, row1 + column1};
-  return result;
+  const PairedSample sample = make_paired_sample(y, x, mask, H, W);
+  const uint32_t row0 = image_base + sample.y0 * row_bytes;
+  const uint32_t row1 = sample.two_rows ? row0 + row_bytes : row0;
+  const uint32_t column0 = sample.x0 * pixel_bytes;
+  const uint32_t column1 = sample.two_columns ? column0 + pixel_bytes : column0;
+  return {{row0 + column0, row0 + column1, row1 + column0, row1 + column1},
+          {sample.weight[0], sample.weight[1], sample.weight[2], sample.weight[3]},
+          sample.outside};
 }
 
 // A map at one output pixel, channel by channel. Values are f32, or of the image's 16-bit type.
