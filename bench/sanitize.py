@@ -24,7 +24,6 @@ from pathlib import Path
 import torch
 
 import dcn
-from dcn import _C, planning
 from dcn.bench import clustered_offsets
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -118,12 +117,11 @@ def describe(shape, dtype: torch.dtype, tf32: bool, stride: int = 1):
 def fused_choices(shape, dtype: torch.dtype, tf32: bool, tiles, device: str = "h200"):
     """The (tile, split_k) that the plan accepts."""
     shapes, options = describe(shape, dtype, tf32)
-    request = planning._request(*shapes, **options, device=device)
     accepted = []
     for tile, split_k in itertools.product(tiles, SPLITS):
-        request.forced = _C.ForcedPlan("fused", tile=tile, split_k=split_k)
+        forced = {"algorithm": "fused", "tile": tile, "split_k": split_k}
         try:
-            _C.make_plan(request)
+            dcn.plan(*shapes, **options, **forced, device=device)
         except ValueError:
             continue
         accepted.append((tile, split_k))

@@ -71,6 +71,8 @@ def plan(
     weight_shape: Sequence[int],
     *,
     algorithm: str | None = None,
+    tile: int = -1,
+    split_k: int = 0,
     **options,
 ) -> _C.Plan:
     """The plan for a call, on a device that need not be there.
@@ -78,7 +80,7 @@ def plan(
     Args:
         input_shape: ``[N, C, H, W]``.
         weight_shape: ``[K, C/G, R, S]``.
-        algorithm: forced, as by `force_algorithm`; None: the plan decides.
+        algorithm, tile, split_k: forced, as by `force_algorithm`; None: the plan decides.
         options: ``stride``, ``padding``, ``dilation`` (int or pair), ``offset_groups``,
             ``pass_`` (``"forward"`` or ``"backward"``), ``dtype`` (torch's, or ``"bf16"``, ...),
             ``device`` (a preset: ``"cpu"``, ``"h200"``, ``"a100"``, ``"l20"``, ``"rtx4090"``),
@@ -96,7 +98,7 @@ def plan(
     """
     request = _request(input_shape, weight_shape, **options)
     if algorithm is not None:
-        request.forced = _C.ForcedPlan(algorithm)
+        request.forced = _C.ForcedPlan(algorithm, tile=tile, split_k=split_k)
     return _C.make_plan(request)
 
 

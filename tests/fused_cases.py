@@ -15,7 +15,7 @@ from pytorch_ops import deform_conv2d as pytorch_deform_conv2d
 from torch import Tensor
 
 import dcn
-from dcn import _C, planning
+from dcn import _C
 
 HAS_GPU = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no GPU of compute capability 9.x here")
@@ -143,10 +143,9 @@ MOST_TILES, MOST_PARTS = 24, 6  # asked for; there are fewer
 
 def forced_plan(case: Case, kind: Arithmetic, tile: int, split_k: int, **more) -> _C.Plan | None:
     """The plan of a forced tile and split; none where the shape has no such tile."""
-    request = planning._request(*shapes(case), **options(case, kind), **more)
-    request.forced = _C.ForcedPlan("fused", tile=tile, split_k=split_k)
+    forced = {"algorithm": "fused", "tile": tile, "split_k": split_k}
     try:
-        return _C.make_plan(request)
+        return dcn.plan(*shapes(case), **options(case, kind), **forced, **more)
     except ValueError as reason:
         if "no such tile" not in str(reason):
             raise
