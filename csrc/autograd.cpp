@@ -120,7 +120,8 @@ Tensor deform_conv2d_autograd(c10::DispatchKeySet keys, const Tensor& input, con
                               const Tensor& offset, const OptionalTensor& mask,
                               const OptionalTensor& bias, c10::SymIntArrayRef stride,
                               c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation,
-                              c10::SymInt groups, c10::SymInt offset_groups, int64_t im2col_step) {
+                              c10::SymInt groups, c10::SymInt offset_groups, int64_t im2col_step,
+                              const OptionalTensor& packed_weight) {
   refuse_forward_mode({input, weight, offset, mask.value_or(Tensor()), bias.value_or(Tensor())});
   decltype(make_node<DeformConv2dBackward>()) node;
   if (torch::autograd::compute_requires_grad(input, weight, offset, mask, bias)) {
@@ -139,7 +140,7 @@ Tensor deform_conv2d_autograd(c10::DispatchKeySet keys, const Tensor& input, con
     at::AutoDispatchBelowADInplaceOrView guard;
     output = forward_operator().redispatch(keys & c10::after_autograd_keyset, input, weight, offset,
                                            mask, bias, stride, padding, dilation, groups,
-                                           offset_groups, im2col_step);
+                                           offset_groups, im2col_step, packed_weight);
   }
   if (node) torch::autograd::set_history(output, node);
   return output;
@@ -184,6 +185,8 @@ Gradients deform_conv2d_backward_autograd(c10::DispatchKeySet keys, const Tensor
 TORCH_LIBRARY_IMPL(dcn, Autograd, m) {
   m.impl("deform_conv2d", TORCH_FN(deform_conv2d_autograd));
   m.impl("deform_conv2d_backward", TORCH_FN(deform_conv2d_backward_autograd));
+  // Gradients belong to the weight that goes beside the packed one.
+  m.impl("pack_weight", torch::CppFunction::makeFallthrough());
 }
 
 }  // namespace

@@ -64,6 +64,7 @@ void bind_values(py::module_& m) {
       .def_readonly("deterministic", &Plan::deterministic)
       .def_property_readonly("tile", [](const Plan& p) { return p.fused.tile; })
       .def_property_readonly("split_k", [](const Plan& p) { return p.fused.split_k; })
+      .def_property_readonly("prepacked", [](const Plan& p) { return p.fused.prepacked; })
       .def("__str__", &to_string)
       .def("__repr__", [](const Plan& p) { return "<dcn.Plan " + p.to_string() + ">"; });
 
@@ -102,6 +103,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("make_plan", &make_plan);
   m.def("why_not", [](const std::string& algorithm, const PlanRequest& request) {
     return why_not(parse_algorithm(algorithm), request);
+  });
+  m.def("why_not_packed", &why_not_packed);
+  m.def("packed_sizes", [](const PlanRequest& request) {
+    return packed_sizes(request.shape, fused_math(request));
   });
   m.def("devices", [] {
     std::vector<std::string> names;

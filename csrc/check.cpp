@@ -185,4 +185,30 @@ ConvShape check_backward(const DeformConvCall& call, const Tensor& grad) {
   return shape;
 }
 
+ConvShape check_pack(const Tensor& weight, int64_t groups, int64_t offset_groups) {
+  const at::ScalarType dtype = weight.scalar_type();
+  TORCH_CHECK(
+      dtype == at::kDouble || dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16,
+      "pack_weight: expected a weight of dtype Double, Float, Half or BFloat16, but got ", dtype);
+  TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0,
+              "pack_weight: expected a weight of shape [K, C/G, R, S] without zero sizes, but got ",
+              weight.sizes());
+  TORCH_CHECK(weight.numel() <= std::numeric_limits<int32_t>::max(),
+              "pack_weight: the weight has 2^31 or more elements: ", weight.sizes());
+  TORCH_CHECK(groups > 0 && weight.size(0) % groups == 0, "pack_weight: output channels (",
+              weight.size(0), ") must be divisible by groups (", groups, ")");
+  const int64_t channels = groups * weight.size(1);
+  TORCH_CHECK(offset_groups > 0 && channels % offset_groups == 0, "pack_weight: input channels (",
+              channels, ") must be divisible by offset groups (", offset_groups, ")");
+  ConvShape shape;
+  shape.N = shape.P = shape.Q = 1;
+  shape.C = static_cast<int32_t>(channels);
+  shape.K = static_cast<int32_t>(weight.size(0));
+  shape.H = shape.R = static_cast<int32_t>(weight.size(2));
+  shape.W = shape.S = static_cast<int32_t>(weight.size(3));
+  shape.G = static_cast<int32_t>(groups);
+  shape.D = static_cast<int32_t>(offset_groups);
+  return shape;
+}
+
 }  // namespace dcn

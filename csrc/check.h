@@ -27,5 +27,7 @@ struct DeformConvCall {
 // found and expected.
 ConvShape check_forward(const DeformConvCall& call, const std::optional<at::Tensor>& bias);
 ConvShape check_backward(const DeformConvCall& call, const at::Tensor& grad);
+// The geometry with one output pixel, for what depends on the weight and the groups alone.
+ConvShape check_pack(const at::Tensor& weight, int64_t groups, int64_t offset_groups);
 
 }  // namespace dcn

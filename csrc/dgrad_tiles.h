@@ -11,9 +11,6 @@ constexpr int kListQuads = 224;
 constexpr int kListPlanBytes =
     (2 * kListQuads + 1) * 16 + kPlanTaps * (kWarpPixels + 1) * 4 + kWarpPixels * 4 + 12;
 
-// Channels of the tiles in which the transposed weight is packed.
-constexpr int kPieceChannels = 64;
-
 constexpr FpropTile kDgradTiles[] = {
     {64, 64, false, 4, 2, true, {1500, 1500, 2500}},
     {256, 64, false, 4, 1, false, {3600, 3400, 0}},

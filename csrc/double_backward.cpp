@@ -40,7 +40,7 @@ Derivatives derivatives_of_phi(const BackwardArguments& phi, const std::array<bo
   if (wanted[kGrad]) {
     result[kGrad] = forward_operator().call(
         phi.input, phi.weight, phi.offset, phi.mask, std::nullopt, options.stride, options.padding,
-        options.dilation, options.groups, options.offset_groups, options.im2col_step);
+        options.dilation, options.groups, options.offset_groups, options.im2col_step, std::nullopt);
   }
   const std::array<bool, 5> output_mask{wanted[kInput], wanted[kWeight], wanted[kOffset],
                                         wanted[kMask], /*bias=*/false};

@@ -78,6 +78,21 @@ constexpr int kPlanBytes = kPlanTaps * kWarpPixels * 32 + 64;
 constexpr int kTileAlignment = 1024;  // of swizzled tiles
 constexpr int kBarrierBytes = 256;
 
+// Output channels of the tiles in which the weight is packed. The kernels of 9.0 copy a wider tile
+// from several of them, so that one packed weight serves whichever tile is chosen.
+constexpr int kPieceChannels = 64;
+constexpr int packed_channels(const FpropTile& tile) {
+  return tile.architecture == 80 ? tile.channels : kPieceChannels;
+}
+inline int64_t packed_tiles(const ConvShape& shape, const FusedLayout& layout, int tile_channels) {
+  return shape.G * tiles_of(shape.output_channels_per_group(), tile_channels) * layout.steps;
+}
+inline int64_t packed_bytes(const ConvShape& shape, const FusedLayout& layout, FusedMath math,
+                            int tile_channels) {
+  return packed_tiles(shape, layout, tile_channels) * weight_parts(math) * tile_channels *
+         kSliceBytes;
+}
+
 constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {
   return weight_parts(math) * tile.channels * kSliceBytes;
 }

@@ -127,8 +127,7 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
   if (output_mask[1]) plan.wgrad = plan_wgrad(shape, math, multiprocessors);
   if (plan.ograd || output_mask[0]) {
     const FusedLayout layout = fused_layout(transposed(shape), element_bytes(math));
-    plan.packed_bytes = int64_t{shape.G} * tiles_of(shape.channels_per_group(), kPieceChannels) *
-                        layout.steps * kPieceChannels * kSliceBytes * weight_parts(math);
+    plan.packed_bytes = packed_bytes(transposed(shape), layout, math, kPieceChannels);
   }
   if (output_mask[0]) {
     const int64_t taken = plan.packed_bytes + plan.wgrad.partial_bytes;

@@ -65,7 +65,7 @@ FusedPlan candidate(const ConvShape& shape, const FusedLayout& layout, FusedMath
   plan.math = math;
   plan.tile = tile;
   plan.split_k = split_k;
-  plan.packed_bytes = work.channel_tiles * layout.steps * weight_tile_bytes(chosen, math);
+  plan.packed_bytes = packed_bytes(shape, layout, math, packed_channels(chosen));
   if (split_k > 1) {
     const int64_t tiles = work.pixel_tiles * work.channel_tiles;
     plan.counter_bytes = tiles * sizeof(SplitTile);
@@ -103,11 +103,21 @@ const char* name_of(FusedMath math) {
   throw std::logic_error("arithmetic without a name");
 }
 
+std::array<int64_t, 3> packed_sizes(const ConvShape& shape, FusedMath math) {
+  const FusedLayout layout = fused_layout(shape, element_bytes(math));
+  return {packed_tiles(shape, layout, kPieceChannels), weight_parts(math) * kPieceChannels,
+          kSliceBytes / element_bytes(math)};
+}
+
+bool takes_packed_weight(const FusedPlan& plan) {
+  return plan.tile >= 0 && kFpropTiles[plan.tile].architecture == 90;
+}
+
 std::string describe(const FusedPlan& plan) {
   const FpropTile& tile = kFpropTiles[plan.tile];
   return std::string(name_of(plan.math)) + ", tiles of " + std::to_string(tile.pixels) +
          " pixels x " + std::to_string(tile.channels) + " channels, split " +
-         std::to_string(plan.split_k);
+         std::to_string(plan.split_k) + (plan.prepacked ? ", weight packed before" : "");
 }
 
 FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, const FusedDevice& device,

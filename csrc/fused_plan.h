@@ -1,6 +1,7 @@
 // The fused algorithm's part of the plan: which tile, and how many CTAs share one.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -20,7 +21,8 @@ struct FusedPlan {
   FusedMath math = FusedMath::kF16;
   int tile = -1;  // of kFpropTiles
   int split_k = 1;
-  int64_t packed_bytes = 0;   // of the weight
+  int64_t packed_bytes = 0;   // of the weight, where the call packs it
+  bool prepacked = false;     // the caller has done that before
   int64_t partial_bytes = 0;  // sums that CTAs of one tile leave for the last of them
   int64_t counter_bytes = 0;  // SplitTile of each tile
 };
@@ -38,6 +40,13 @@ struct FusedDevice {
 };
 FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, const FusedDevice& device,
                              int tile, int split_k);
+
+// A weight packed once for all calls on compute capability 9.x: the sizes of its tensor, [tiles and
+// their steps, rows, elements]. With the dtype they tell arithmetics apart, not the order of the
+// steps, which depends on C, K, R, S, G and D alone.
+std::array<int64_t, 3> packed_sizes(const ConvShape& shape, FusedMath math);
+// Whether the kernel of the plan reads that.
+bool takes_packed_weight(const FusedPlan& plan);
 
 // Whether fused is quicker than writing columns: it multiplies whole tiles, so small groups are
 // mostly zeros.

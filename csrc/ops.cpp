@@ -11,12 +11,13 @@ TORCH_LIBRARY(dcn, m) {
   m.def(
       "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor? mask, Tensor? bias, "
       "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups, "
-      "SymInt offset_groups, int im2col_step=0) -> Tensor");
+      "SymInt offset_groups, int im2col_step=0, Tensor? packed_weight=None) -> Tensor");
   m.def(
       "deform_conv2d_backward(Tensor grad, Tensor input, Tensor weight, Tensor offset, "
       "Tensor? mask, SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups, "
       "SymInt offset_groups, bool[5] output_mask, int im2col_step=0) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("pack_weight(Tensor weight, SymInt groups, SymInt offset_groups) -> Tensor");
 }
 
 namespace dcn {
@@ -32,6 +33,12 @@ const c10::TypedOperatorHandle<BackwardSignature>& backward_operator() {
   static const auto handle = c10::Dispatcher::singleton()
                                  .findSchemaOrThrow("dcn::deform_conv2d_backward", "")
                                  .typed<BackwardSignature>();
+  return handle;
+}
+
+const c10::TypedOperatorHandle<PackSignature>& pack_operator() {
+  static const auto handle =
+      c10::Dispatcher::singleton().findSchemaOrThrow("dcn::pack_weight", "").typed<PackSignature>();
   return handle;
 }
 
@@ -53,7 +60,7 @@ at::Tensor deform_conv2d(const at::Tensor& input, const at::Tensor& weight,
   return forward_operator().call(
       input, weight, offset, mask, bias, c10::fromIntArrayRefSlow(stride),
       c10::fromIntArrayRefSlow(padding), c10::fromIntArrayRefSlow(dilation),
-      input.size(1) / weight.size(1), offset.size(1) / (2 * taps), 0);
+      input.size(1) / weight.size(1), offset.size(1) / (2 * taps), 0, std::nullopt);
 }
 
 }  // namespace dcn

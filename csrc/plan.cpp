@@ -103,17 +103,6 @@ Plan plan_im2col_gemm(const PlanRequest& request) {
   return plan;
 }
 
-FusedMath fused_math(const PlanRequest& request) {
-  switch (request.dtype) {
-    case Dtype::kF16:
-      return FusedMath::kF16;
-    case Dtype::kBF16:
-      return FusedMath::kBF16;
-    default:
-      return request.tf32 ? FusedMath::kTf32 : FusedMath::k3xTf32;
-  }
-}
-
 int64_t bias_gradient_bytes(const PlanRequest& request) {
   if (!request.output_mask[4]) return 0;
   return column_sum_bytes(request.shape.output_pixels(), request.shape.K, size_of(request.dtype));
@@ -222,6 +211,17 @@ std::string why_invalid(const ConvShape& shape) {
   return "";
 }
 
+FusedMath fused_math(const PlanRequest& request) {
+  switch (request.dtype) {
+    case Dtype::kF16:
+      return FusedMath::kF16;
+    case Dtype::kBF16:
+      return FusedMath::kBF16;
+    default:
+      return request.tf32 ? FusedMath::kTf32 : FusedMath::k3xTf32;
+  }
+}
+
 std::string why_not(Algorithm algorithm, const PlanRequest& request) {
   switch (algorithm) {
     case Algorithm::kCpu:
@@ -269,6 +269,20 @@ Algorithm choose_algorithm(const PlanRequest& request) {
   const bool fused = why_not(Algorithm::kFused, request).empty() &&
                      (only_fused || worth(request.shape, fused_math(request)));
   return fused ? Algorithm::kFused : Algorithm::kIm2colGemm;
+}
+
+std::string why_not_packed(const PlanRequest& request) {
+  const std::string reason = why_not(Algorithm::kFused, request);
+  if (!reason.empty()) return reason;
+  const int capability = request.device.compute_capability;
+  if (capability / 10 != 9) {
+    return "fused takes packed weights on compute capability 9.x, but the device has " +
+           std::to_string(capability / 10) + "." + std::to_string(capability % 10);
+  }
+  if (choose_algorithm(request) != Algorithm::kFused) {
+    return "groups this small run im2col_gemm, which packs no weight";
+  }
+  return "";
 }
 
 Plan make_plan(const PlanRequest& request) {

@@ -96,4 +96,9 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request);
 // raises or warns, as PyTorch is set to.
 Plan make_plan(const PlanRequest& request);
 
+// How fused multiplies.
+FusedMath fused_math(const PlanRequest& request);
+// Empty, or why no forward call with this weight, on this device, would take one packed before.
+std::string why_not_packed(const PlanRequest& request);
+
 }  // namespace dcn

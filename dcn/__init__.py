@@ -11,6 +11,7 @@ from .offsets import offset_stats, warn_offsets
 from .optim import param_groups
 from .patch import patch_torchvision
 from .planning import force_algorithm, last_plan, plan, why_not
+from .prepack import prepack
 
 __all__ = [
     "DeformConv2d",
@@ -30,6 +31,7 @@ __all__ = [
     "patch_torchvision",
     "plan",
     "plot",
+    "prepack",
     "reference",
     "warn_offsets",
     "why_not",

@@ -71,9 +71,11 @@ def without_cuda(*args: object) -> None:
 
 
 _build = _load()
+from . import _C, planning  # noqa: E402  (links the library that has just been found)
+
 version: str = _build.version
 if not _build.cuda_version:
-    for _name in ("dcn::deform_conv2d", "dcn::deform_conv2d_backward"):
+    for _name in ("dcn::deform_conv2d", "dcn::deform_conv2d_backward", "dcn::pack_weight"):
         torch.library.impl(_name, "cuda", without_cuda)
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -308,7 +310,7 @@ def _check_call(
 @torch.library.register_fake("dcn::deform_conv2d")
 def _fake_forward(
     input, weight, offset, mask, bias, stride, padding, dilation, groups, offset_groups,
-    im2col_step=0,
+    im2col_step=0, packed_weight=None,
 ):  # fmt: skip
     p, q = _check_call(
         input, weight, offset, mask, bias,
@@ -347,3 +349,20 @@ def _fake_backward(
         gradient(3, mask, torch.contiguous_format),
         input.new_empty(weight.shape[0] if output_mask[4] else 0),
     )
+
+
+@torch.library.register_fake("dcn::pack_weight")
+def _fake_pack_weight(weight, groups, offset_groups):
+    _, per_group, *kernel_size = weight.shape
+    request = planning._request(
+        (1, per_group * groups, *kernel_size),
+        weight.shape,
+        offset_groups=offset_groups,
+        dtype=weight.dtype,
+        device="h200" if weight.is_cuda else "cpu",
+        tf32=torch.backends.cudnn.conv.fp32_precision == "tf32",
+    )
+    reason = _C.why_not_packed(request)
+    if reason:
+        raise NotImplementedError(f"pack_weight: {reason}")
+    return weight.new_empty(_C.packed_sizes(request))

@@ -14,7 +14,7 @@ def _pair(name: str, value: int | tuple[int, int]) -> tuple[int, int]:
     return (value[0], value[1])
 
 
-def _infer_groups(input: Tensor, offset: Tensor, weight: Tensor) -> tuple[int, int]:
+def infer_groups(input: Tensor, offset: Tensor, weight: Tensor) -> tuple[int, int]:
     """G and D from the shapes, as torchvision does, after checking what the division needs."""
     if input.dim() != 4 or offset.dim() != 4 or weight.dim() != 4:
         raise RuntimeError(
@@ -80,7 +80,7 @@ def deform_conv2d(
     Raises:
         RuntimeError: sizes, dtypes or devices do not fit; the message has both values.
     """
-    groups, offset_groups = _infer_groups(input, offset, weight)
+    groups, offset_groups = infer_groups(input, offset, weight)
     return torch.ops.dcn.deform_conv2d(
         input,
         weight,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ class DeformConv2d(nn.Module):
             torch.empty(out_channels, in_channels // groups, *self.kernel_size)
         )
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.drop_packed_weight()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -56,16 +58,59 @@ class DeformConv2d(nn.Module):
 
     def forward(self, input: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
         """See `dcn.deform_conv2d` for shapes and dtypes; groups are inferred from the shapes."""
-        return functional.deform_conv2d(
+        groups, offset_groups = functional.infer_groups(input, offset, self.weight)
+        return torch.ops.dcn.deform_conv2d(
             input,
-            offset,
             self.weight,
+            offset,
+            mask,
             self.bias,
             self.stride,
             self.padding,
             self.dilation,
-            mask,
+            groups,
+            offset_groups,
+            0,
+            self.packed_weight_for(offset_groups),
         )
+
+    def pack_weight(self, offset_groups: int) -> None:
+        """Keeps the weight packed for calls with that many offset groups; see `dcn.prepack`.
+
+        Raises:
+            NotImplementedError: no call on this device with this weight would take it.
+        """
+        self.drop_packed_weight()
+        with torch.no_grad():
+            self.packed_weight = torch.ops.dcn.pack_weight(self.weight, self.groups, offset_groups)
+        self.packed_offset_groups = offset_groups
+
+    def drop_packed_weight(self) -> None:
+        """Calls pack the weight themselves from here on."""
+        self.register_buffer("packed_weight", None, persistent=False)
+        self.packed_offset_groups = 0
+
+    def packed_weight_for(self, offset_groups: int) -> Tensor | None:
+        """The packed weight, if it was packed for that many offset groups. The operator compares
+        device, dtype and shape."""
+        return self.packed_weight if offset_groups == self.packed_offset_groups else None
+
+    def train(self, mode: bool = True) -> "DeformConv2d":
+        if mode:
+            self.drop_packed_weight()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DeformConv2d":
+        # To a narrower dtype and back, the packed weight would not be rounded as the weight is.
+        dtype = self.weight.dtype
+        super()._apply(fn, recurse)
+        if self.weight.dtype != dtype:
+            self.drop_packed_weight()
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.drop_packed_weight()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __repr__(self) -> str:
         parts = [
@@ -187,6 +232,7 @@ class DeformConv2dPack(DeformConv2d):
             self.groups,
             self.offset_groups,
             self.im2col_step,
+            self.packed_weight_for(self.offset_groups),
         )
         return self.activation(out)
 

@@ -42,9 +42,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 # Without annotations: the exporter takes them for ONNX types and evaluates them.
 def _deform_conv2d(
     input, weight, offset, mask, bias, stride, padding, dilation, groups, offset_groups,
-    im2col_step=0,
+    im2col_step=0, packed_weight=None,
 ):  # fmt: skip
-    """One call in the vocabulary of ONNX; `im2col_step` is about speed on GPUs alone."""
+    """One call in the vocabulary of ONNX; the last two arguments are about speed on GPUs alone."""
     from onnxscript import ir
     from onnxscript.onnx_opset import opset19
 

@@ -152,6 +152,11 @@ def forced_plan(case: Case, kind: Arithmetic, tile: int, split_k: int, **more) -
         return None
 
 
+def packed_sizes(case: Case, kind: Arithmetic) -> list[int]:
+    """Of the weight packed for all calls of this shape and arithmetic."""
+    return _C.packed_sizes(planning._request(*shapes(case), **options(case, kind)))
+
+
 def sm80_tiles(case: Case, kind: Arithmetic) -> list[int]:
     """Tiles of fprop_sm80, which are all that other devices have; an H200 runs them when forced."""
     forced = (forced_plan(case, kind, tile, 1, device="a100") for tile in range(MOST_TILES))

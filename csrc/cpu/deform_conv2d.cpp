@@ -90,7 +90,8 @@ cpu::ImageView<Element> image_view(const Tensor& tensor) {
 Tensor deform_conv2d_cpu(const Tensor& input, const Tensor& weight, const Tensor& offset,
                          const OptionalTensor& mask, const OptionalTensor& bias,
                          at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                         int64_t groups, int64_t offset_groups, int64_t im2col_step) {
+                         int64_t groups, int64_t offset_groups, int64_t im2col_step,
+                         const OptionalTensor& /*packed_weight*/) {
   const DeformConvCall call{input,   weight,   offset, mask,          stride,
                             padding, dilation, groups, offset_groups, im2col_step};
   const ConvShape shape = check_forward(call, bias);
@@ -164,9 +165,16 @@ Gradients deform_conv2d_backward_cpu(const Tensor& grad, const Tensor& input, co
           or_empty(grad_mask, input), or_empty(grad_bias, input)};
 }
 
+Tensor pack_weight_cpu(const Tensor& weight, int64_t groups, int64_t offset_groups) {
+  PlanRequest request;
+  request.shape = check_pack(weight, groups, offset_groups);
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "pack_weight: ", why_not_packed(request));
+}
+
 TORCH_LIBRARY_IMPL(dcn, CPU, m) {
   m.impl("deform_conv2d", TORCH_FN(deform_conv2d_cpu));
   m.impl("deform_conv2d_backward", TORCH_FN(deform_conv2d_backward_cpu));
+  m.impl("pack_weight", TORCH_FN(pack_weight_cpu));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The two operators on CUDA: guard, check, plan, convert to NHWC where needed, run the planned
+// The operators on CUDA: guard, check, plan, convert to NHWC where needed, run the planned
 // algorithm.
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
@@ -47,7 +47,7 @@ Tensor with_short_strides(const Tensor& tensor) {
 }
 
 Plan plan_call(const DeformConvCall& call, const ConvShape& shape, Pass pass,
-               std::array<bool, 5> output_mask) {
+               std::array<bool, 5> output_mask, const OptionalTensor& packed_weight) {
   PlanRequest request;
   request.shape = shape;
   request.pass = pass;
@@ -64,6 +64,12 @@ Plan plan_call(const DeformConvCall& call, const ConvShape& shape, Pass pass,
     plan = make_plan(request);
   } catch (const std::invalid_argument& reason) {
     TORCH_CHECK_NOT_IMPLEMENTED(false, "deform_conv2d: ", reason.what());
+  }
+  if (packed_weight.has_value() && packed_weight->defined() &&
+      fused_takes(*packed_weight, shape, plan.fused, call.weight)) {
+    plan.workspace_bytes -= plan.fused.packed_bytes;
+    plan.fused.packed_bytes = 0;
+    plan.fused.prepacked = true;
   }
   record_last_plan(plan);
   return plan;
@@ -88,12 +94,13 @@ OptionalTensor short_mask(const DeformConvCall& call) {
 Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& weight, const Tensor& offset,
                           const OptionalTensor& mask, const OptionalTensor& bias,
                           at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
-                          int64_t groups, int64_t offset_groups, int64_t im2col_step) {
+                          int64_t groups, int64_t offset_groups, int64_t im2col_step,
+                          const OptionalTensor& packed_weight) {
   const DeformConvCall call{input,   weight,   offset, mask,          stride,
                             padding, dilation, groups, offset_groups, im2col_step};
   const ConvShape shape = check_forward(call, bias);
   const c10::cuda::CUDAGuard guard(input.device());
-  const Plan plan = plan_call(call, shape, Pass::kForward, {});
+  const Plan plan = plan_call(call, shape, Pass::kForward, {}, packed_weight);
   const Tensor short_offset = with_short_strides(offset);
   const OptionalTensor mask_kept = short_mask(call);
   const bool has_bias = bias.has_value() && bias->defined();
@@ -112,14 +119,27 @@ Tensor deform_conv2d_cuda(const Tensor& input, const Tensor& weight, const Tenso
     }
     case Algorithm::kFused: {
       const Tensor output = output_in(format);
-      fused_forward({shape, plan, device_info(input.device().index()).multiprocessors, input,
-                     weight, sampling_map(short_offset), sampling_map(mask_kept)},
-                    dense_bias, output);
+      fused_forward(
+          {shape, plan, device_info(input.device().index()).multiprocessors, input, weight,
+           sampling_map(short_offset), sampling_map(mask_kept), packed_weight.value_or(Tensor())},
+          dense_bias, output);
       return output;
     }
     default:
       TORCH_INTERNAL_ASSERT(false, "no CUDA forward for ", name_of(plan.algorithm));
   }
+}
+
+Tensor pack_weight_cuda(const Tensor& weight, int64_t groups, int64_t offset_groups) {
+  PlanRequest request;
+  request.shape = check_pack(weight, groups, offset_groups);
+  request.dtype = dtype_of(weight);
+  request.tf32 = tf32_allowed();
+  request.device = device_info(weight.device().index());
+  const std::string reason = why_not_packed(request);
+  TORCH_CHECK_NOT_IMPLEMENTED(reason.empty(), "pack_weight: ", reason);
+  const c10::cuda::CUDAGuard guard(weight.device());
+  return fused_pack_weight(request.shape, fused_math(request), weight);
 }
 
 Tensor empty_gradient(const Tensor& like, bool wanted) {
@@ -179,7 +199,7 @@ FusedGradients fused_gradients(const DeformConvCall& call, const ConvShape& shap
   const Tensor short_offset = with_short_strides(call.offset);
   const OptionalTensor mask_kept = short_mask(call);
   fused_backward({shape, plan, device_info(call.input.device().index()).multiprocessors, call.input,
-                  call.weight, sampling_map(short_offset), sampling_map(mask_kept)},
+                  call.weight, sampling_map(short_offset), sampling_map(mask_kept), Tensor()},
                  grad_nhwc, gradients, bias);
   return gradients;
 }
@@ -195,7 +215,7 @@ Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, c
   const ConvShape shape = check_backward(call, grad);
   const c10::cuda::CUDAGuard guard(input.device());
   output_mask[3] = output_mask[3] && call.has_mask();
-  const Plan plan = plan_call(call, shape, Pass::kBackward, output_mask);
+  const Plan plan = plan_call(call, shape, Pass::kBackward, output_mask, std::nullopt);
   if (!plan.deterministic) at::globalContext().alertNotDeterministic("deform_conv2d_backward_cuda");
 
   const Tensor grad_nhwc = to_nhwc(grad);
@@ -218,6 +238,7 @@ Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, c
 TORCH_LIBRARY_IMPL(dcn, CUDA, m) {
   m.impl("deform_conv2d", TORCH_FN(deform_conv2d_cuda));
   m.impl("deform_conv2d_backward", TORCH_FN(deform_conv2d_backward_cuda));
+  m.impl("pack_weight", TORCH_FN(pack_weight_cuda));
 }
 
 }  // namespace

@@ -15,7 +15,39 @@ using at::Tensor;
 constexpr int64_t kAlignment = 256;  // of the parts of the workspace
 int64_t aligned(int64_t bytes) { return tiles_of(bytes, kAlignment) * kAlignment; }
 
+PackWeightParams pack_params(const ConvShape& shape, FusedMath math, const Tensor& weight) {
+  PackWeightParams params{};
+  params.shape = shape;
+  params.layout = fused_layout(shape, element_bytes(math));
+  params.math = math;
+  params.weight = weight.const_data_ptr();
+  params.stride_g = shape.output_channels_per_group() * weight.stride(0);
+  params.stride_k = weight.stride(0);
+  params.stride_c = weight.stride(1);
+  params.stride_r = weight.stride(2);
+  params.stride_s = weight.stride(3);
+  return params;
+}
+
 }  // namespace
+
+Tensor fused_pack_weight(const ConvShape& shape, FusedMath math, const Tensor& weight) {
+  const Tensor packed = at::empty(packed_sizes(shape, math),
+                                  weight.options().memory_format(at::MemoryFormat::Contiguous));
+  PackWeightParams params = pack_params(shape, math, weight);
+  params.tile_channels = kPieceChannels;
+  params.packed = packed.mutable_data_ptr();
+  C10_CUDA_CHECK(launch_pack_weight(params, c10::cuda::getCurrentCUDAStream()));
+  return packed;
+}
+
+bool fused_takes(const Tensor& packed, const ConvShape& shape, const FusedPlan& plan,
+                 const Tensor& weight) {
+  return takes_packed_weight(plan) && packed.device() == weight.device() &&
+         packed.scalar_type() == weight.scalar_type() &&
+         packed.sizes() == at::IntArrayRef(packed_sizes(shape, plan.math)) &&
+         packed.is_contiguous() && vectors_aligned(packed);
+}
 
 void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, const Tensor& output) {
   const FusedPlan& plan = call.plan.fused;
@@ -29,23 +61,18 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   auto* const partial = bytes + aligned(plan.packed_bytes);
   auto* const counters = partial + aligned(plan.partial_bytes);
 
-  PackWeightParams pack{};
-  pack.shape = call.shape;
-  pack.layout = layout;
-  pack.math = plan.math;
-  pack.weight = call.weight.const_data_ptr();
-  pack.stride_g = call.shape.output_channels_per_group() * call.weight.stride(0);
-  pack.stride_k = call.weight.stride(0);
-  pack.stride_c = call.weight.stride(1);
-  pack.stride_r = call.weight.stride(2);
-  pack.stride_s = call.weight.stride(3);
   const bool sm80 = kFpropTiles[plan.tile].architecture == 80;
-  pack.tile_channels = kFpropTiles[plan.tile].channels;
-  pack.for_mma_sync = sm80;
-  pack.packed = bytes;
-  pack.counters = reinterpret_cast<int32_t*>(counters);
-  pack.counter_count = static_cast<int32_t>(plan.counter_bytes / sizeof(int32_t));
-  C10_CUDA_CHECK(launch_pack_weight(pack, stream));
+  if (!plan.prepacked) {
+    PackWeightParams pack = pack_params(call.shape, plan.math, call.weight);
+    pack.tile_channels = packed_channels(kFpropTiles[plan.tile]);
+    pack.for_mma_sync = sm80;
+    pack.packed = bytes;
+    pack.counters = reinterpret_cast<int32_t*>(counters);
+    pack.counter_count = static_cast<int32_t>(plan.counter_bytes / sizeof(int32_t));
+    C10_CUDA_CHECK(launch_pack_weight(pack, stream));
+  } else if (plan.counter_bytes > 0) {
+    C10_CUDA_CHECK(cudaMemsetAsync(counters, 0, plan.counter_bytes, stream));
+  }
 
   FpropParams params{};
   params.shape = call.shape;
@@ -53,7 +80,8 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   params.input = input.const_data_ptr();
   params.offset = call.offset;
   params.mask = call.mask;
-  params.weight = bytes;
+  params.weight = plan.prepacked ? call.packed_weight.const_data_ptr() : bytes;
+  params.prepacked = plan.prepacked;
   params.bias = bias.has_value() ? bias->const_data_ptr() : nullptr;
   params.output = output.mutable_data_ptr();
   params.nchw = !output.is_contiguous(at::MemoryFormat::ChannelsLast);

@@ -18,7 +18,14 @@ struct FusedCall {
   at::Tensor input;   // any strides
   at::Tensor weight;  // any strides
   SamplingMap offset, mask;
+  at::Tensor packed_weight;  // where the plan says prepacked
 };
+
+// The weight packed once for all calls of its C, K, R, S, G and D with that arithmetic.
+at::Tensor fused_pack_weight(const ConvShape& shape, FusedMath math, const at::Tensor& weight);
+// Whether the plan's kernel can read `packed` instead of the weight.
+bool fused_takes(const at::Tensor& packed, const ConvShape& shape, const FusedPlan& plan,
+                 const at::Tensor& weight);
 
 // Writes `output` [N, K, P, Q], dense in NCHW or channels_last.
 void fused_forward(const FusedCall& call, const std::optional<at::Tensor>& bias,

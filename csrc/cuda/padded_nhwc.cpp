@@ -8,15 +8,12 @@
 #include "layout.h"
 
 namespace dcn {
-namespace {
 
 using at::Tensor;
 
 bool vectors_aligned(const Tensor& tensor) {
   return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % kVectorBytes == 0;
 }
-
-}  // namespace
 
 Tensor padded_nhwc(const Tensor& input, const ConvShape& shape, const FusedLayout& layout) {
   const Tensor nhwc = to_nhwc(input);

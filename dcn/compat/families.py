@@ -46,6 +46,8 @@ class Family:
             if new in self.attributes and not hasattr(layer, new):
                 setattr(layer, new, getattr(layer, old))
         layer.__class__ = self.ours
+        if isinstance(layer, modules.DeformConv2d):
+            layer.drop_packed_weight()
 
 
 def is_ours(layer: nn.Module) -> bool:

@@ -20,20 +20,8 @@ struct DgradConfig : AllTiles {
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
   using Gather = ListGather<Math, kExactSums ? 1 : tile.rows_in_flight, false>;
-  static constexpr int kPieces = kTileChannels / kPieceChannels;
-  using Weights =
-      WeightRing<kTileBytes, tile.stages, kThreads / 32, kPieces, weight_parts(Math::kKind)>;
-
-  static __device__ __forceinline__ void start(const DgradParams& params, Weights& weights,
-                                               int32_t group, int32_t channel_tile, int32_t step) {
-    const int32_t pieces =
-        tiles_of(params.shape.output_channels_per_group(), kPieceChannels);  // of a group
-    const int32_t first = channel_tile * kPieces;
-    const uint8_t* tiles =
-        static_cast<const uint8_t*>(params.weight) +
-        ((int64_t{group} * pieces + first) * params.layout.steps + step) * (kTileBytes / kPieces);
-    weights.start(tiles, min(pieces - first, kPieces), params.layout.steps);
-  }
+  using Weights = WeightRing<kTileBytes, tile.stages, kThreads / 32,
+                             kTileChannels / kPieceChannels, weight_parts(Math::kKind)>;
 
   // Lists the tile of a warp for the second kernel. All CTAs of a tile of pixels find the same.
   static __device__ __forceinline__ void begun(const DgradParams& params, const Gather& gather,

@@ -26,13 +26,10 @@ struct FpropConfig : AllTiles {
   using Gather =
       std::conditional_t<tile.narrow, NarrowGather<Math>, WideGather<Math, kRowsInFlight>>;
   using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes>,
-                                     WeightRing<kTileBytes, tile.stages, kThreads / 32>>;
+                                     WeightRing<kTileBytes, tile.stages, kThreads / 32,
+                                                kTileChannels / kPieceChannels,
+                                                weight_parts(Math::kKind)>>;
 
-  static __device__ __forceinline__ void start(const FpropParams& params, Weights& weights, int32_t,
-                                               int32_t, int32_t step) {
-    weights.start(static_cast<const uint8_t*>(params.weight) +
-                  (int64_t{blockIdx.y} * params.layout.steps + step) * kTileBytes);
-  }
   static __device__ __forceinline__ void begun(const FpropParams&, const Gather&, int32_t) {}
   static int64_t shared_bytes(int64_t steps) { return dcn::shared_bytes(tile, Math::kKind, steps); }
 };

@@ -42,6 +42,7 @@ struct FpropParams {
   const void* input;  // [N, H, W, layout.channels], vectors aligned
   SamplingMap offset, mask;
   const void* weight;  // packed
+  bool prepacked;      // not by the kernel before
   const void* bias;    // [K], or null
   void* output;        // [N, P, Q, K], or [N, K, P, Q] where nchw
   bool nchw;

@@ -52,6 +52,20 @@ struct AllTiles {
   }
 };
 
+// Asks for the weight of a tile of channels, from that step on.
+template <class Config>
+__device__ __forceinline__ void start_weights(const FpropParams& params,
+                                              typename Config::Weights& weights, int32_t group,
+                                              int32_t channel_tile, int32_t step) {
+  constexpr int kPieces = Config::kTileChannels / kPieceChannels;
+  const int32_t of_group = tiles_of(params.shape.output_channels_per_group(), kPieceChannels);
+  const int32_t first = channel_tile * kPieces;
+  const uint8_t* tiles = static_cast<const uint8_t*>(params.weight) +
+                         ((int64_t{group} * of_group + first) * params.layout.steps + step) *
+                             (Config::kTileBytes / kPieces);
+  weights.start(tiles, min(of_group - first, kPieces), params.layout.steps);
+}
+
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
     dcn_gather_gemm_sm90_kernel(const __grid_constant__ typename Config::Params params) {
@@ -96,9 +110,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       step += left;
       gather.begin(row_of(tile), at);
       Config::begun(params, gather, tile);
-      if (!started) {
-        Config::start(params, weights, group, channel_tile, begin);
-      }
+      if (!started) start_weights<Config>(params, weights, group, channel_tile, begin);
       started = true;
       uint32_t a[16 * weight_parts(Math::kKind)] = {};
 #pragma unroll 1
@@ -153,9 +165,10 @@ cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocesso
   launch.stream = stream;
   launch.attrs = attributes;
   launch.numAttrs = 1;
-  // The kernel before packs the weight; this one plans its first samples meanwhile.
+  // The kernel before packs the weight; this one plans its first samples meanwhile. Where the weight
+  // was packed earlier, the kernel before may be anybody's, and write what is planned from.
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[0].val.programmaticStreamSerializationAllowed = !params.prepacked;
   return cudaLaunchKernelEx(&launch, dcn_gather_gemm_sm90_kernel<Config>, params);
 }
 

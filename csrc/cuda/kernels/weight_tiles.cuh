@@ -27,7 +27,8 @@ class ResidentWeights {
   // Where the shared memory of the tiles ends.
   __device__ __forceinline__ uint32_t end() const { return arrived_ + kBarrierBytes; }
 
-  __device__ __forceinline__ void start(const uint8_t* tiles) {
+  // The weight is packed in tiles of this size.
+  __device__ __forceinline__ void start(const uint8_t* tiles, int32_t, int32_t) {
     if (thread_ != 0) return;
     ptx::wait_for_previous_grid();  // it packs the weight
     ptx::bulk_copy(tiles_, tiles, arrived_ - tiles_, arrived_);
@@ -60,7 +61,7 @@ struct WeightRequests {
 
 // A tile may come in kPieces pieces, which lie `steps_between` steps apart in memory and have
 // kParts parts each; a part of the tile is then made of that part of each piece.
-template <int kTileBytes, int kStages, int kWarps, int kPieces = 1, int kParts = 1>
+template <int kTileBytes, int kStages, int kWarps, int kPieces, int kParts>
 class WeightRing {
  public:
   __device__ __forceinline__ WeightRing(uint32_t shared, int32_t steps, int32_t passes, int thread)
@@ -78,20 +79,15 @@ class WeightRing {
 
   __device__ __forceinline__ uint32_t end() const { return full(0) + kBarrierBytes; }
 
-  __device__ __forceinline__ void start(const uint8_t* tiles) {
-    if (thread_ != 0) return;
-    requests().tiles = tiles;
-    ptx::wait_for_previous_grid();  // it packs the weight
-    for (int i = 0; i < kStages - 1; ++i) ask(i);
-  }
   // As many pieces as there are; the channels of others keep what the stage held.
   __device__ __forceinline__ void start(const uint8_t* tiles, int32_t pieces,
                                         int32_t steps_between) {
-    if (thread_ == 0) {
-      requests().pieces = pieces;
-      requests().steps_between = steps_between;
-    }
-    start(tiles);
+    if (thread_ != 0) return;
+    requests().tiles = tiles;
+    requests().pieces = pieces;
+    requests().steps_between = steps_between;
+    ptx::wait_for_previous_grid();  // it packs the weight
+    for (int i = 0; i < kStages - 1; ++i) ask(i);
   }
   __device__ __forceinline__ uint32_t wait() {
     ptx::barrier_wait(full(stage_), phase_);

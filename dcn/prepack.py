@@ -1,0 +1,53 @@
+"""Weights in the order of the kernels, packed once instead of in every call."""
+
+from contextlib import suppress
+
+from torch import nn
+
+from .modules import DeformConv2d
+
+
+def prepack(module: nn.Module, offset_groups: int = 1) -> nn.Module:
+    """Packs the weights of the deformable layers of `module`, itself included, for inference.
+
+    The fused forward pass begins by bringing the weight into the order in which it reads it, in
+    every call. A prepacked layer has done that before: the same bits, one launch less. Values and
+    gradients are those of `weight`, which stays as it is, and so does the state dict; the packed
+    copy is a buffer beside it, about as large (twice that in float32 without TF32).
+
+    The copy serves calls with the arithmetic of the moment it was made in: the weight's dtype, or
+    autocast's if `prepack` was called under it, and in float32 PyTorch's TF32 switch for
+    convolutions. Any other call, and one on another device, packs for itself as ever;
+    `dcn.last_plan().prepacked` says which it was.
+
+    A weight that is changed afterwards in place (or through `.data`) is **not seen until `prepack`
+    is called again**. `module.train()`, `load_state_dict` and a change of dtype drop the copy; a
+    move to another device takes it along, and so do `copy.deepcopy` and CUDA graphs.
+
+    Args:
+        module: in eval mode; a model, or a layer. Layers that no packed weight serves stay as they
+            are: on CPUs and GPUs of another compute capability than 9.x, in float64, with small
+            groups. So do those of `dcn.compat`, and functions.
+        offset_groups: D of the layers that take their offset as an argument (`DeformConv2d`), which
+            do not know it. Called with another D, they pack for themselves.
+
+    Returns:
+        `module`.
+
+    Raises:
+        ValueError: a layer is in training mode, where its weight is about to change.
+        RuntimeError: `offset_groups` does not divide the channels of a layer.
+    """
+    layers = {
+        path: layer for path, layer in module.named_modules() if isinstance(layer, DeformConv2d)
+    }
+    for path, layer in layers.items():
+        if layer.training:
+            raise ValueError(
+                "prepack: expected layers in eval mode, but "
+                f"{path or 'the module'} is in training mode: call .eval() first"
+            )
+    for layer in layers.values():
+        with suppress(NotImplementedError):  # no call would take it
+            layer.pack_weight(getattr(layer, "offset_groups", offset_groups))
+    return module
