@@ -53,6 +53,14 @@ def add_deterministic(runs) -> None:
             runs[f"deterministic {layout}"] = run
 
 
+def add_prepacked(runs, inputs: dict[str, bench.Inputs]) -> None:
+    """Ours once more, with the weight packed before."""
+    for layout, data in inputs.items():
+        run = runs[f"prepacked {layout}"] = torch.no_grad()(data.prepacked())
+        run()
+        assert dcn.last_plan().prepacked
+
+
 def measure(layer, dtype: str, sigma: float, offsets: str, args) -> list[dict]:
     bench.set_precision(dtype)
     device = args.device
@@ -69,6 +77,8 @@ def measure(layer, dtype: str, sigma: float, offsets: str, args) -> list[dict]:
         runs = competitors(inputs, torchvision, backward)
         if args.deterministic and device == "cuda":
             add_deterministic(runs)
+        if args.prepacked and not backward:
+            add_prepacked(runs, inputs)
         budget = 30.0 if device == "cuda" else 200.0
         if device == "cpu" and not backward:
             runs["onnxruntime"] = onnxruntime_run(inputs["nchw"])
@@ -89,6 +99,8 @@ def measure(layer, dtype: str, sigma: float, offsets: str, args) -> list[dict]:
             }
             if args.deterministic:
                 row["deterministic_ms"] = times.get(f"deterministic {layout}")
+            if args.prepacked:
+                row["prepacked_ms"] = times.get(f"prepacked {layout}")
             if device == "cpu":
                 row["ort_ms"] = times.get("onnxruntime")
             run = runs[f"dcn {layout}"]
@@ -128,6 +140,9 @@ def main() -> None:
     parser.add_argument(
         "--deterministic", action="store_true", help="ours in PyTorch's deterministic mode as well"
     )
+    parser.add_argument(
+        "--prepacked", action="store_true", help="our forward pass with a packed weight as well"
+    )
     parser.add_argument("--no-torchvision", action="store_true")
     parser.add_argument("--commit", help="what is measured, where git is not there to say so")
     parser.add_argument("--out", type=Path, help="where to write the rows, as JSON")
@@ -150,14 +165,19 @@ def main() -> None:
             new = measure(layer, dtype, *spread, args)
             rows += [row | stamp for row in new]
             for row in new:
-                theirs, again = row["torchvision_ms"], row.get("deterministic_ms")
+                theirs = row["torchvision_ms"]
+                also = [
+                    f", {name} {row[f'{name}_ms']:.3f} ms"
+                    for name in ("deterministic", "prepacked")
+                    if row.get(f"{name}_ms")
+                ]
                 print(
                     f"{layer.name:12} {dtype:5} {row['pass']:8} {row['layout']:13} "
                     f"{offsets_of(row):9} "
                     f"dcn {row['dcn_ms']:8.3f} conv {row['conv_ms']:8.3f} "
                     f"torchvision {theirs or float('nan'):8.3f} ms  "
                     f"ratio {row['dcn_ms'] / row['conv_ms']:5.2f}  {row['workspace_mib']} MiB  "
-                    f"{row['plan']}" + (f", deterministic {again:.3f} ms" if again else ""),
+                    f"{row['plan']}" + "".join(also),
                     flush=True,
                 )
         if args.out:

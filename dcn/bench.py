@@ -60,6 +60,17 @@ class Inputs:
             layer.stride, layer.pad, layer.dilation, self.mask,
         )  # fmt: skip
 
+    def prepacked(self) -> Callable[[], Tensor]:
+        """`forward` with the weight packed now."""
+        layer = self.layer
+        packed = torch.ops.dcn.pack_weight(self.weight.detach(), layer.groups, layer.offset_groups)
+        geometry = ((number, number) for number in (layer.stride, layer.pad, layer.dilation))
+        arguments = (
+            self.input, self.weight, self.offset, self.mask, self.bias, *geometry,
+            layer.groups, layer.offset_groups, 0, packed,
+        )  # fmt: skip
+        return lambda: torch.ops.dcn.deform_conv2d(*arguments)
+
     def convolution(self) -> Tensor:
         layer = self.layer
         return F.conv2d(

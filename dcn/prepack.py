@@ -6,6 +6,9 @@ from torch import nn
 
 from .modules import DeformConv2d
 
+# D of a layer: ours, mmcv's, and that of detectron2 and DCNv2.
+_OFFSET_GROUPS = ("offset_groups", "deform_groups", "deformable_groups")
+
 
 def prepack(module: nn.Module, offset_groups: int = 1) -> nn.Module:
     """Packs the weights of the deformable layers of `module`, itself included, for inference.
@@ -25,9 +28,10 @@ def prepack(module: nn.Module, offset_groups: int = 1) -> nn.Module:
     move to another device takes it along, and so do `copy.deepcopy` and CUDA graphs.
 
     Args:
-        module: in eval mode; a model, or a layer. Layers that no packed weight serves stay as they
-            are: on CPUs and GPUs of another compute capability than 9.x, in float64, with small
-            groups. So do those of `dcn.compat`, and functions.
+        module: in eval mode; a model, or a layer. Served are the layers of `dcn`, converted ones,
+            and all of `dcn.compat` but BiRefNet's; calls of functions are not. Layers that fused
+            would not run stay as they are: on CPUs and on GPUs of another compute capability than
+            9.x, in float64, with small groups.
         offset_groups: D of the layers that take their offset as an argument (`DeformConv2d`), which
             do not know it. Called with another D, they pack for themselves.
 
@@ -48,6 +52,7 @@ def prepack(module: nn.Module, offset_groups: int = 1) -> nn.Module:
                 f"{path or 'the module'} is in training mode: call .eval() first"
             )
     for layer in layers.values():
+        own = (getattr(layer, name) for name in _OFFSET_GROUPS if hasattr(layer, name))
         with suppress(NotImplementedError):  # no call would take it
-            layer.pack_weight(getattr(layer, "offset_groups", offset_groups))
+            layer.pack_weight(next(own, offset_groups))
     return module

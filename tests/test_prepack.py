@@ -23,6 +23,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dcn
+from dcn import compat
 
 PACKS = [dcn.DeformConv2dPack, dcn.ModulatedDeformConv2dPack]
 
@@ -156,6 +157,43 @@ def test_a_pack_passes_its_packed_weight_on(pack):
     expected = copy.deepcopy(layer).requires_grad_(False).train()(x)
     assert passed_on(layer, x) is layer.packed_weight
     assert torch.equal(layer(x), expected)
+
+
+TWO_GROUPS = torch.zeros(1, 36, 3, 3), torch.ones(1, 18, 3, 3)  # offset and mask of D = 2
+FAMILIES = {
+    "mmcv v1": (compat.mmcv.DeformConv2d(4, 6, 3, deform_groups=2), TWO_GROUPS[:1]),
+    "mmcv v2": (compat.mmcv.ModulatedDeformConv2d(4, 6, 3, deform_groups=2), TWO_GROUPS),
+    "mmcv v1 pack": (compat.mmcv.DeformConv2dPack(4, 6, 3, deform_groups=2), ()),
+    "mmcv v2 pack": (compat.mmcv.ModulatedDeformConv2dPack(4, 6, 3, deform_groups=2), ()),
+    "detectron2 v1": (compat.detectron2.DeformConv(4, 6, 3, deformable_groups=2), TWO_GROUPS[:1]),
+    "detectron2 v2": (
+        compat.detectron2.ModulatedDeformConv(4, 6, 3, deformable_groups=2), TWO_GROUPS,
+    ),
+    "DCNv2": (compat.dcnv2.DCNv2(4, 6, 3, 1, 0, deformable_groups=2), TWO_GROUPS),
+    "DCN": (compat.dcnv2.DCN(4, 6, 3, 1, 0, deformable_groups=2), ()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layers_of_other_families(name):
+    layer, more = FAMILIES[name]
+    x = torch.rand(1, 4, 5, 5)
+    with mock.patch.object(torch.ops.dcn, "pack_weight", return_value=torch.rand(1, 2, 3)) as op:
+        dcn.prepack(layer.eval())
+    assert op.call_args.args[1:] == (1, 2)
+    assert passed_on(layer, x, *more) is layer.packed_weight
+    layer.train()
+    assert passed_on(layer, x, *more) is None
+
+
+def test_a_converted_layer():
+    torchvision = pytest.importorskip("torchvision")
+    model = nn.Sequential(torchvision.ops.DeformConv2d(4, 6, 3))
+    keys = list(model.state_dict())
+    dcn.convert(model)
+    assert model[0].packed_weight is None and list(model.state_dict()) == keys
+    offset = torch.zeros(1, 18, 3, 3)
+    assert passed_on(stand_in(model[0]), torch.rand(1, 4, 5, 5), offset) is not None
 
 
 def test_state_dicts_and_copies():

@@ -41,9 +41,9 @@ class DCNv2(modules.DeformConv2d):
         uniform_(self)
 
     def forward(self, input: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-        return dcn_v2_conv(
+        return call(
             input, offset, mask, self.weight, self.bias, self.stride, self.padding, self.dilation,
-            self.deformable_groups,
+            1, self.deformable_groups, self.packed_weight_for(self.deformable_groups),
         )  # fmt: skip
 
     __repr__ = nn.Module.__repr__

@@ -86,9 +86,9 @@ class ModulatedDeformConv(modules.DeformConv2d):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
-        out = modulated_deform_conv(
+        out = call(
             x, offset, mask, self.weight, self.bias, self.stride, self.padding, self.dilation,
-            self.groups, self.deformable_groups,
+            self.groups, self.deformable_groups, self.packed_weight_for(self.deformable_groups),
         )  # fmt: skip
         if x.numel() == 0:
             return out

@@ -20,6 +20,7 @@ def call(
     dilation: int | tuple[int, int],
     groups: int,
     offset_groups: int,
+    packed_weight: Tensor | None = None,
 ) -> Tensor:
     """Shapes and dtypes: `dcn.deform_conv2d`.
 
@@ -40,6 +41,8 @@ def call(
         _pair(dilation),
         groups,
         offset_groups,
+        0,
+        packed_weight,
     )
 
 

@@ -57,6 +57,41 @@ TEST(WhyNot, IsASentenceOrEmpty) {
             std::string::npos);
 }
 
+TEST(WhyNotPacked, IsASentenceOrEmpty) {
+  const ConvShape shape = layer(2, 64, 32, 32, 64);
+  EXPECT_EQ(why_not_packed(request(shape)), "");
+  for (const char* device : {"a100", "l20", "cpu"}) {
+    EXPECT_NE(why_not_packed(request(shape, device)), "") << device;
+  }
+  PlanRequest f64 = request(shape);
+  f64.dtype = Dtype::kF64;
+  EXPECT_NE(why_not_packed(f64).find("f64"), std::string::npos);
+  ConvShape depthwise = shape;
+  depthwise.G = 64;
+  EXPECT_NE(why_not_packed(request(depthwise)).find("im2col_gemm"), std::string::npos);
+}
+
+TEST(Packed, OneOrderServesEveryTileOfSm90) {
+  PlanRequest call = request(layer(2, 64, 32, 32, 200));
+  const auto sizes = packed_sizes(call.shape, FusedMath::kF16);
+  EXPECT_EQ(sizes[0], 4 * 9);  // tiles of 64 channels, and their steps
+  EXPECT_EQ(sizes[1], 64);
+  EXPECT_EQ(sizes[2], 64);
+  EXPECT_EQ(packed_sizes(call.shape, FusedMath::k3xTf32)[1], 2 * 64);
+  int served = 0;
+  for (int tile = 0; tile < 16; ++tile) {
+    call.forced = ForcedPlan{Algorithm::kFused, 0, 0, tile, 1};
+    try {
+      const FusedPlan plan = make_plan(call).fused;
+      if (!takes_packed_weight(plan)) continue;
+      EXPECT_EQ(plan.packed_bytes, sizes[0] * sizes[1] * sizes[2] * 2) << tile;
+      ++served;
+    } catch (const std::invalid_argument&) {  // no such tile
+    }
+  }
+  EXPECT_GT(served, 3);
+}
+
 TEST(WhyNot, AtomicsAreNotDeterministic) {
   PlanRequest backward = request(layer(2, 64, 32, 32, 64));
   backward.pass = Pass::kBackward;

@@ -165,8 +165,8 @@ cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocesso
   launch.stream = stream;
   launch.attrs = attributes;
   launch.numAttrs = 1;
-  // The kernel before packs the weight; this one plans its first samples meanwhile. Where the weight
-  // was packed earlier, the kernel before may be anybody's, and write what is planned from.
+  // The kernel before packs the weight; this one plans its first samples meanwhile. Where the
+  // weight was packed earlier, the kernel before may be anybody's, and write what is planned from.
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = !params.prepacked;
   return cudaLaunchKernelEx(&launch, dcn_gather_gemm_sm90_kernel<Config>, params);

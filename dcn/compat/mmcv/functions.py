@@ -1,5 +1,7 @@
 """mmcv's functions: the order of arguments is theirs."""
 
+from typing import Any
+
 from torch import Tensor
 
 from ..operator import call
@@ -22,10 +24,24 @@ def modulated_deform_conv2d(
     As in mmcv, all tensors take the dtype of a 16-bit offset. A float32 offset stands beside 16-bit
     inputs (mmcv would convert these to float32).
     """
+    return in_offset_dtype(
+        input, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups
+    )
+
+
+def in_offset_dtype(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *more: Any,
+) -> Tensor:
+    """Calls the operator with every tensor in the dtype of a 16-bit offset; `more` as `call`."""
     if offset.dtype.itemsize == 2:
         input, weight = input.to(offset.dtype), weight.to(offset.dtype)
         mask, bias = (None if t is None else t.to(offset.dtype) for t in (mask, bias))
-    return call(input, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups)
+    return call(input, offset, mask, weight, bias, *more)
 
 
 def deform_conv2d(

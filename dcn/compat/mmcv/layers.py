@@ -7,7 +7,7 @@ from torch.nn.modules.utils import _single
 
 from ... import modules
 from ..operator import uniform_
-from .functions import deform_conv2d, modulated_deform_conv2d, refuse_bias
+from .functions import in_offset_dtype, refuse_bias
 
 
 class _Layer(modules.DeformConv2d):
@@ -48,6 +48,14 @@ class _Layer(modules.DeformConv2d):
         self.transposed = False
         self.output_padding = _single(0)
 
+    def _convolve(
+        self, x: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        return in_offset_dtype(
+            x, offset, mask, self.weight, bias, self.stride, self.padding, self.dilation,
+            self.groups, self.deform_groups, self.packed_weight_for(self.deform_groups),
+        )  # fmt: skip
+
 
 class DeformConv2d(_Layer):
     """v1 (Dai et al. 2017). Inputs smaller than the kernel are fine as they are: the zeros that
@@ -79,10 +87,7 @@ class DeformConv2d(_Layer):
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        return deform_conv2d(
-            x, offset, self.weight, self.stride, self.padding, self.dilation, self.groups,
-            self.deform_groups,
-        )  # fmt: skip
+        return self._convolve(x, offset, None, None)
 
     def __repr__(self) -> str:
         names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
@@ -101,9 +106,6 @@ class ModulatedDeformConv2d(_Layer):
         uniform_(self)
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-        return modulated_deform_conv2d(
-            x, offset, mask, self.weight, self.bias, self.stride, self.padding, self.dilation,
-            self.groups, self.deform_groups,
-        )  # fmt: skip
+        return self._convolve(x, offset, mask, self.bias)
 
     __repr__ = nn.Module.__repr__
