@@ -15,7 +15,7 @@ from pytorch_ops import deform_conv2d as pytorch_deform_conv2d
 from torch import Tensor
 
 import dcn
-from dcn import _C
+from dcn import _C, planning
 
 HAS_GPU = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no GPU of compute capability 9.x here")
