@@ -10,6 +10,7 @@
 #include <cuda_fp16.h>
 
 #include "../../fprop_tiles.h"
+#include "ptx_sm80.cuh"
 
 namespace dcn {
 
@@ -116,11 +117,7 @@ struct MathBF16 {
   }
 };
 
-__device__ __forceinline__ uint32_t round_to_tf32(float v) {
-  uint32_t rounded;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(v));
-  return rounded;
-}
+using ptx::round_to_tf32;
 
 // Bits of an f32 value to its leading and trailing part.
 __device__ __forceinline__ void split_tf32(uint32_t value, uint32_t& leading, uint32_t& trailing) {

@@ -7,6 +7,9 @@
 
 namespace dcn {
 
+using ptx::kept;
+using ptx::unkept;
+
 // The walk over output pixels: tiles go through an image in cells of `cell_height` rows of 16
 // pixels, so that a tile's samples meet in the L1. The last strip of cells may be lower, the last
 // cell of a strip narrower.
@@ -107,21 +110,5 @@ class MapCursor {
   const uint8_t* at_;
   int64_t step_;  // bytes to the next channel
 };
-
-// A number that the compiler must keep in a register: one that is found again from the thread's
-// index costs each step its latency.
-__device__ __forceinline__ int kept(int value) {
-  asm volatile("shfl.sync.idx.b32 %0, %0, %1, 31, 0xffffffff;"
-               : "+r"(value)
-               : "r"(threadIdx.x & 31));
-  return value;
-}
-// A number that the compiler must not keep: what follows from it is computed here, in a branch that
-// few steps take.
-__device__ __forceinline__ int unkept(int value) {
-  int here;
-  asm volatile("mov.b32 %0, %1;" : "=r"(here) : "r"(value));
-  return here;
-}
 
 }  // namespace dcn

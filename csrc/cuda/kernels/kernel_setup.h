@@ -1,6 +1,10 @@
 // What a kernel is told once per device before its first launch.
 #pragma once
 
+#if defined(DCN_EMULATION)  // a CPU executes the kernels (tests/cpp/emulation)
+#include "emulated_launch.h"
+#else
+
 #include <cuda_runtime_api.h>
 
 #include <atomic>
@@ -32,4 +36,19 @@ cudaError_t set_up_kernel(int shared_bytes) {
   return error;
 }
 
+template <auto kKernel, typename Params>
+cudaError_t launch_kernel(dim3 grid, int threads, int shared_bytes, cudaStream_t stream,
+                          const Params& params) {
+  const cudaError_t error = set_up_kernel<kKernel>(shared_bytes);
+  if (error != cudaSuccess) return error;
+  cudaLaunchConfig_t launch = {};
+  launch.gridDim = grid;
+  launch.blockDim = dim3(threads);
+  launch.dynamicSmemBytes = shared_bytes;
+  launch.stream = stream;
+  return cudaLaunchKernelEx(&launch, kKernel, params);
+}
+
 }  // namespace dcn
+
+#endif  // DCN_EMULATION

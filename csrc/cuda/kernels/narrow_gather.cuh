@@ -117,8 +117,7 @@ class NarrowGather {
   // `step`: bytes from channel to channel.
   static __device__ __forceinline__ uint32_t load_map(const SamplingMap& map, const uint8_t* pixel,
                                                       int32_t channel, int32_t step) {
-    const uint8_t* from;  // one instruction, where the compiler would multiply 64 bits by 64
-    asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(from) : "r"(channel), "r"(step), "l"(pixel));
+    const uint8_t* from = ptx::step_ahead(pixel, channel, step);
     if (is_short(map)) return __ldg(reinterpret_cast<const uint16_t*>(from));
     return __ldg(reinterpret_cast<const uint32_t*>(from));
   }

@@ -177,8 +177,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 template <class Config>
 cudaError_t launch_ograd_config(OgradParams params, int tap_parts, int multiprocessors,
                                 cudaStream_t stream) {
-  const cudaError_t error = set_up_kernel<dcn_ograd_sm90_kernel<Config>>(Config::kSharedBytes);
-  if (error != cudaSuccess) return error;
   const ConvShape& shape = params.shape;
   params.pixels = static_cast<uint32_t>(shape.output_pixels());
   params.pixel_tiles = static_cast<int32_t>(tiles_of(shape.output_pixels(), Config::kTilePixels));
@@ -190,9 +188,8 @@ cudaError_t launch_ograd_config(OgradParams params, int tap_parts, int multiproc
       shape.D > shape.G ? params.layout.offset_channels : params.layout.group_channels;
   const int rows = shape.D * tap_parts;
   const int columns = std::clamp(multiprocessors / rows, 1, static_cast<int>(params.pixel_tiles));
-  dcn_ograd_sm90_kernel<Config>
-      <<<dim3(columns, rows), Config::kThreads, Config::kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  return launch_kernel<dcn_ograd_sm90_kernel<Config>>(dim3(columns, rows), Config::kThreads,
+                                                      Config::kSharedBytes, stream, params);
 }
 
 // Each kind of arithmetic is instantiated in a file of its own.

@@ -56,7 +56,7 @@ class OgradRing {
     // A panel that is short multiplies zeros by what its stage holds: zeros, if it is the only one.
     if (params.grad_layout.slices < kSlices) {
       for (int i = thread; i < kStages * kStageBytes / 4; i += 32 * kWarps) {
-        asm volatile("st.shared.b32 [%0], 0;" ::"r"(shared + 4 * i) : "memory");
+        ptx::store_zero(shared + 4 * i);
       }
       ptx::async_proxy_fence();
     }

@@ -97,10 +97,8 @@ cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
   const int64_t tiles = int64_t{params.shape.G} * params.layout.steps *
                         tiles_of(params.shape.output_channels_per_group(), params.tile_channels);
   const dim3 grid(static_cast<unsigned>(tiles), params.tile_channels / kBlockRows);
-  const cudaError_t error = set_up_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(0);
-  if (error != cudaSuccess) return error;
-  dcn_pack_weight_kernel<Math, kForMmaSync><<<grid, kThreads, 0, stream>>>(params);
-  return cudaGetLastError();
+  return launch_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(grid, kThreads, 0, stream,
+                                                                  params);
 }
 
 template <class Math>

@@ -5,6 +5,10 @@
 
 #include <cstdint>
 
+#if defined(DCN_EMULATION)  // a CPU executes the kernels (tests/cpp/emulation)
+#include "emulated_ptx.h"
+#else
+
 namespace dcn::ptx {
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
@@ -58,6 +62,9 @@ __device__ __forceinline__ void store_vector(uint32_t to, const uint32_t (&v)[4]
                "r"(v[2]), "r"(v[3])
                : "memory");
 }
+__device__ __forceinline__ void store_zero(uint32_t to) {
+  asm volatile("st.shared.b32 [%0], 0;" ::"r"(to) : "memory");
+}
 // Waits for the `threads` threads that come to barrier `id` (1 to 15) of this CTA.
 __device__ __forceinline__ void meet(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
@@ -72,6 +79,35 @@ __device__ __forceinline__ int32_t arrived_at(const int32_t* count) {
   int32_t arrived;
   asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(arrived) : "l"(count) : "memory");
   return arrived;
+}
+
+__device__ __forceinline__ uint32_t round_to_tf32(float value) {
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+  return rounded;
+}
+
+// A number that the compiler must keep in a register: one that is found again from the thread's
+// index costs each step its latency.
+__device__ __forceinline__ int kept(int value) {
+  asm volatile("shfl.sync.idx.b32 %0, %0, %1, 31, 0xffffffff;"
+               : "+r"(value)
+               : "r"(threadIdx.x & 31));
+  return value;
+}
+// A number that the compiler must not keep: what follows from it is computed here, in a branch that
+// few steps take.
+__device__ __forceinline__ int unkept(int value) {
+  int here;
+  asm volatile("mov.b32 %0, %1;" : "=r"(here) : "r"(value));
+  return here;
+}
+// One instruction, where the compiler would multiply 64 bits by 64.
+__device__ __forceinline__ const uint8_t* step_ahead(const uint8_t* from, int32_t steps,
+                                                     int32_t bytes) {
+  const uint8_t* there;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(there) : "r"(steps), "r"(bytes), "l"(from));
+  return there;
 }
 
 // mma.sync, 16 rows x 8 channels, sums in f32. `a` is four registers of a fragment.
@@ -92,3 +128,5 @@ DCN_MMA(MmaTF32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 #undef DCN_MMA
 
 }  // namespace dcn::ptx
+
+#endif  // DCN_EMULATION

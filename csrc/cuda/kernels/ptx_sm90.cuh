@@ -6,6 +6,8 @@
 
 #include "ptx_sm80.cuh"
 
+#if !defined(DCN_EMULATION)
+
 namespace dcn::ptx {
 
 // Makes this thread's stores to shared memory visible to the copy engine and to wgmma.
@@ -205,3 +207,5 @@ DCN_PANEL_WGMMA(PanelWgmmaBF16, "bf16.bf16")
 #undef DCN_SUMS8
 
 }  // namespace dcn::ptx
+
+#endif  // DCN_EMULATION

@@ -54,10 +54,8 @@ cudaError_t with_wgrad_tile(int tile, Launch launch) {
 
 template <class Config, auto kKernel>
 cudaError_t launch_wgrad_config(const WgradParams& params, cudaStream_t stream) {
-  const cudaError_t error = set_up_kernel<kKernel>(Config::kSharedBytes);
-  if (error != cudaSuccess) return error;
-  kKernel<<<params.ctas, Config::kThreads, Config::kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  return launch_kernel<kKernel>(params.ctas, Config::kThreads, Config::kSharedBytes, stream,
+                                params);
 }
 
 }  // namespace dcn
