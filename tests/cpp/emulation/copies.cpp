@@ -1,0 +1,139 @@
+// Barriers in shared memory, and copies, which land at a time of their own.
+#include <cstring>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "device.h"
+
+namespace emulation {
+namespace {
+
+struct Barrier {
+  uint64_t phases = 0;  // that have completed
+  uint32_t arrivals = 0, missing = 0;
+  int64_t bytes = 0;  // that are still to come
+};
+struct Copy {
+  uint32_t to;
+  const void* from;  // null: zeros
+  uint32_t bytes;
+};
+// Copies that land together, and what they complete.
+struct Delivery {
+  std::vector<Copy> copies;
+  uint32_t barrier;
+  bool bulk;
+  unsigned thread;
+};
+
+std::map<uint32_t, Barrier> barriers;
+std::map<unsigned, std::vector<Copy>> of_thread;  // that no barrier waits for yet
+std::vector<Delivery> deliveries;
+
+Barrier& at(uint32_t barrier) {
+  const auto found = barriers.find(barrier);
+  if (found == barriers.end()) fail("no barrier there");
+  return found->second;
+}
+
+void complete(Barrier& barrier) {
+  if (barrier.missing > 0 || barrier.bytes != 0) return;
+  barrier.missing = barrier.arrivals;
+  ++barrier.phases;
+}
+void arrive(Barrier& barrier) {
+  if (barrier.missing == 0) fail("more arrivals than the barrier counts");
+  --barrier.missing;
+  complete(barrier);
+}
+
+void ask(const Copy& copy) {
+  if (copy.to % 16 != 0 || copy.bytes % 16 != 0 ||
+      reinterpret_cast<uintptr_t>(copy.from) % 16 != 0) {
+    fail("misaligned copy");
+  }
+  if (copy.from != nullptr) check_access(copy.from, copy.bytes);
+  shared_at(copy.to + copy.bytes - 1);
+  std::memset(shared_at(copy.to), 0xff, copy.bytes);  // whoever still reads it shall notice
+}
+void land(const std::vector<Copy>& copies) {
+  for (const Copy& copy : copies) {
+    if (copy.from != nullptr) {
+      std::memcpy(shared_at(copy.to), copy.from, copy.bytes);
+    } else {
+      std::memset(shared_at(copy.to), 0, copy.bytes);
+    }
+  }
+}
+
+}  // namespace
+
+void barrier_init(uint32_t barrier, uint32_t arrivals) {
+  if (barrier % 8 != 0) fail("misaligned barrier");
+  shared_at(barrier);
+  barriers[barrier] = {0, arrivals, arrivals, 0};
+}
+void barrier_arrive(uint32_t barrier) {
+  arrive(at(barrier));
+  dawdle();
+}
+void barrier_expect(uint32_t barrier, uint32_t bytes) {
+  at(barrier).bytes += bytes;
+  arrive(at(barrier));
+}
+void barrier_wait(uint32_t barrier, uint32_t parity) {
+  const Barrier& waited = at(barrier);
+  while (waited.phases % 2 == (parity & 1)) wait_while(&waited.phases, waited.phases);
+  dawdle();
+}
+
+void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+  const Copy copy{to, from, bytes};
+  ask(copy);
+  at(barrier);
+  deliveries.push_back({{copy}, barrier, true, thread()});
+}
+void copy_vector(uint32_t to, const void* from, bool copies) {
+  const Copy copy{to, copies ? from : nullptr, 16};
+  ask(copy);
+  of_thread[thread()].push_back(copy);
+}
+void barrier_arrive_after_copies(uint32_t barrier) {
+  at(barrier);
+  deliveries.push_back({std::move(of_thread[thread()]), barrier, false, thread()});
+  of_thread[thread()].clear();
+}
+void wait_for_copies() {
+  land(of_thread[thread()]);
+  of_thread[thread()].clear();
+  const auto on_their_way = [] {
+    for (const Delivery& delivery : deliveries) {
+      if (!delivery.bulk && delivery.thread == thread()) return true;
+    }
+    return false;
+  };
+  while (on_their_way()) yield();
+}
+
+void forget_copies() {
+  barriers.clear();
+  of_thread.clear();
+  deliveries.clear();
+}
+void land_a_copy() {
+  const size_t which = random_below(static_cast<uint32_t>(deliveries.size()));
+  const Delivery delivery = std::move(deliveries[which]);
+  deliveries.erase(deliveries.begin() + static_cast<std::ptrdiff_t>(which));
+  land(delivery.copies);
+  Barrier& barrier = at(delivery.barrier);
+  if (delivery.bulk) {
+    barrier.bytes -= delivery.copies[0].bytes;
+    complete(barrier);
+  } else {
+    arrive(barrier);
+  }
+}
+size_t copies_on_their_way() { return deliveries.size(); }
+
+}  // namespace emulation

@@ -1,0 +1,87 @@
+// A GPU that executes the project's kernels on one CPU core, so that they can be tested without
+// one. Every thread of a CTA is a fiber; CTAs run one after the other.
+//
+// It is stricter than a GPU where a GPU forgives: warps lag behind at random, copies land late and
+// leave NaN until then, shared memory starts as NaN, and what is read outside the allowed memory,
+// misaligned, or waited for in vain ends the program. What it does not know is the memory model:
+// a store is visible at once, and proxy fences do nothing.
+#pragma once
+
+#include <vector_types.h>
+
+#include <cstdint>
+#include <functional>
+
+namespace emulation {
+
+struct Index {
+  unsigned x, y, z;
+};
+extern Index thread_index, block_index, block_size, grid_size;
+
+[[noreturn]] void fail(const char* why);
+// Of the next launches.
+void seed(uint32_t number);
+uint32_t random_below(uint32_t end);
+
+// Runs `thread` for every thread of the grid.
+void launch(dim3 grid, dim3 block, int64_t shared_bytes, const std::function<void()>& thread);
+
+// Lets the other threads go on.
+void yield();
+// Once in a while, lets them go far ahead: called where a kernel may rely on what others do.
+void dawdle();
+// Lets them go on while *counter is `value`.
+void wait_while(const uint64_t* counter, uint64_t value);
+// Index in the CTA of the thread that runs.
+unsigned thread();
+
+// What a warp does together. Lanes that meet in different ones have diverged.
+enum class Meeting { kSync, kVote, kShuffle, kReduce, kMultiply };
+// The values of all lanes; `last` is called once, when all have come.
+const uint64_t* meet_warp(Meeting meeting, uint64_t value, const std::function<void()>& last = {});
+// Waits for `threads` threads of the CTA at barrier `id`.
+void meet_block(int id, unsigned threads);
+
+// Memory that kernels may read and write: nothing else exists to them.
+void allow(const void* begin, int64_t bytes);
+void allow_nothing();
+void check_access(const void* pointer, size_t bytes);
+
+// Shared memory by its address in the kernels: 16-byte aligned, and no better.
+uint8_t* shared_at(uint32_t address);
+uint32_t shared_address(const void* pointer);
+
+// Barriers in shared memory, and copies that are on their way to it (copies.cpp).
+void barrier_init(uint32_t barrier, uint32_t arrivals);
+void barrier_arrive(uint32_t barrier);
+void barrier_expect(uint32_t barrier, uint32_t bytes);
+void barrier_wait(uint32_t barrier, uint32_t parity);
+void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier);
+void copy_vector(uint32_t to, const void* from, bool copies);
+void barrier_arrive_after_copies(uint32_t barrier);
+void wait_for_copies();
+// For the scheduler: a CTA begins; some copy lands; how many have not.
+void forget_copies();
+void land_a_copy();
+size_t copies_on_their_way();
+
+// Tensor cores (tensor_cores.cpp).
+enum class Operand { kF16, kBF16, kTf32 };
+// wgmma: A in registers, which are read when the multiplication is carried out, B swizzled.
+void multiply_registers(Operand operand, float* sums, int count, const uint32_t* const (&a)[4],
+                        uint32_t b, bool add);
+// wgmma: A and B in panels of 64 channels, rows along gemm_k.
+void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b);
+void commit_multiplications();
+void finish_multiplications();
+// mma.sync, 16 rows x 8 channels.
+void multiply_warp(Operand operand, float* sums, const uint32_t* a, uint32_t b0, uint32_t b1);
+
+}  // namespace emulation
+
+namespace dcn {
+// What kernels call so; more than a CTA may have, to catch those that take more than they asked
+// for.
+extern thread_local uint8_t shared_memory[];
+}  // namespace dcn

@@ -1,0 +1,89 @@
+// The input gradient of compute capability 9.0, executed by the emulator.
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "dgrad_run.h"
+
+namespace emulation {
+namespace {
+
+constexpr Sizes kSizes[] = {
+    {1, 64, 9, 9, 64, 3, 3},
+    {2, 20, 7, 19, 40, 3, 3},
+    {1, 200, 8, 7, 136, 3, 3, 1, 1, 2, 1},
+    {1, 128, 6, 9, 72, 3, 3, 2, 2},
+    {1, 256, 6, 9, 72, 3, 2, 1, 2, 1, 1, 1, /*mask=*/false},
+    {3, 3, 5, 4, 5, 5, 1, 1, 1, 1, 2},
+    {1, 8, 7, 7, 64, 7, 7, 1, 1, 1, 3},
+};
+
+template <class Math>
+class Dgrad : public testing::Test {
+ protected:
+  DgradResult check(const Convolution& conv, const GemmRun& run, int heavy, const char* what) {
+    const DgradResult result = run_dgrad<Math>(conv, run, heavy);
+    EXPECT_LT(error_of(result.grad_input, conv.grad_input()), kTolerance<Math>)
+        << what << ", tile " << run.tile << ", split " << run.split_k;
+    return result;
+  }
+};
+using Maths = testing::Types<dcn::MathF16, dcn::MathBF16, dcn::MathTf32, dcn::Math3xTf32>;
+TYPED_TEST_SUITE(Dgrad, Maths);
+
+TYPED_TEST(Dgrad, EveryTile) {
+  for (int tile = 0; tile < dcn::kDgradTileCount; ++tile) {
+    uint32_t number = 0;
+    for (const Sizes& sizes : kSizes) {
+      ++number;
+      GemmRun run;
+      run.tile = tile;
+      run.split_k = 1 + static_cast<int>(number + tile) % 3;
+      run.nchw = number % 2 == 0;
+      if (!dgrad_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
+      seed(number);
+      const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/1.f, number);
+      this->check(conv, run, dcn::kHeavyBin, "spread");
+    }
+  }
+}
+
+// All samples land in few pixels: lists that do not fit for a chunk or for a tap, heavy bins.
+TYPED_TEST(Dgrad, Crowds) {
+  const Sizes sizes{1, 20, 12, 12, 40};
+  for (const float height : {3.f, 1.f, .2f}) {
+    Convolution conv(sizes, kBits<TypeParam>, 0.f, 7);
+    const dcn::ConvShape& shape = conv.shape;
+    size_t i = 0;
+    for (int channel = 0; channel < 2 * shape.taps(); ++channel) {
+      for (int p = 0; p < shape.P; ++p) {
+        for (int q = 0; q < shape.Q; ++q, ++i) {
+          const float place = static_cast<float>(i * 7919 % 1000) / 1000;
+          conv.offset[i] = channel % 2 ? place * 12 - shape.origin_x(q, channel / 2 % shape.S)
+                                       : place * height - shape.origin_y(p, channel / 2 / shape.S);
+        }
+      }
+    }
+    for (const int tile : {0, 3}) {
+      GemmRun run;
+      run.tile = tile;
+      run.split_k = 2;
+      const DgradResult light = this->check(conv, run, /*heavy=*/1 << 20, "lists without end");
+      EXPECT_GT(light.irregular_tiles, 0);
+      EXPECT_EQ(light.heavy_bins, 0);
+      const DgradResult heavy = this->check(conv, run, /*heavy=*/4, "heavy bins");
+      EXPECT_GT(heavy.heavy_bins, 0);
+    }
+  }
+}
+
+TYPED_TEST(Dgrad, NoNumberStaysWhereItBelongs) {
+  Convolution conv(Sizes{1, 64, 9, 9, 64}, kBits<TypeParam>, 2.f, 1);
+  conv.grad[1000] = std::numeric_limits<float>::infinity();
+  conv.offset[50] = std::numeric_limits<float>::quiet_NaN();
+  conv.mask[80] = std::numeric_limits<float>::quiet_NaN();
+  this->check(conv, GemmRun{}, dcn::kHeavyBin, "infinity");
+}
+
+}  // namespace
+}  // namespace emulation

@@ -1,0 +1,28 @@
+// kernel_setup.h for the emulator: launches.
+#pragma once
+
+#include "cuda_language.h"
+
+namespace dcn {
+
+template <auto kKernel>
+cudaError_t set_up_kernel(int) {
+  return cudaSuccess;
+}
+
+template <auto kKernel, typename Params>
+cudaError_t launch_kernel(dim3 grid, int threads, int64_t shared_bytes, cudaStream_t,
+                          const Params& params) {
+  emulation::launch(grid, dim3(threads), shared_bytes, [&] { kKernel(params); });
+  return cudaSuccess;
+}
+
+template <typename Params>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* launch, void (*kernel)(Params),
+                               const Params& params) {
+  emulation::launch(launch->gridDim, launch->blockDim,
+                    static_cast<int64_t>(launch->dynamicSmemBytes), [&] { kernel(params); });
+  return cudaSuccess;
+}
+
+}  // namespace dcn

@@ -1,0 +1,128 @@
+// ptx_sm80.cuh and ptx_sm90.cuh for the emulator.
+#pragma once
+
+#include "cuda_language.h"
+
+namespace dcn::ptx {
+
+inline uint32_t shared_address(const void* pointer) { return emulation::shared_address(pointer); }
+
+inline void barrier_init(uint32_t barrier, uint32_t arrivals) {
+  emulation::barrier_init(barrier, arrivals);
+}
+inline void barrier_init_fence() {}
+inline void async_proxy_fence() {}
+inline void barrier_arrive(uint32_t barrier) { emulation::barrier_arrive(barrier); }
+inline void barrier_wait(uint32_t barrier, uint32_t phase) {
+  emulation::barrier_wait(barrier, phase);
+}
+inline void barrier_poll(uint32_t barrier, uint32_t phase) {
+  emulation::barrier_wait(barrier, phase);
+}
+inline void meet(int id, int threads) { emulation::meet_block(id, threads); }
+
+inline void copy_vector(uint32_t to, const void* from) { emulation::copy_vector(to, from, true); }
+inline void copy_vector_or_zeros(uint32_t to, const void* from, bool copies) {
+  emulation::copy_vector(to, from, copies);
+}
+inline void wait_for_copies() { emulation::wait_for_copies(); }
+inline void barrier_arrive_after_copies(uint32_t barrier) {
+  emulation::barrier_arrive_after_copies(barrier);
+}
+inline void expect_bytes(uint32_t barrier, uint32_t bytes) {
+  emulation::barrier_expect(barrier, bytes);
+}
+inline void bulk_copy_expected(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+  emulation::bulk_copy(to, from, bytes, barrier);
+}
+inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+  expect_bytes(barrier, bytes);
+  bulk_copy_expected(to, from, bytes, barrier);
+}
+
+inline void store_vector(uint32_t to, const uint32_t (&v)[4]) {
+  if (to % 16 != 0) emulation::fail("misaligned store");
+  std::memcpy(emulation::shared_at(to), v, 16);
+}
+inline void store_zero(uint32_t to) { std::memset(emulation::shared_at(to), 0, 4); }
+inline void load_vector_if(bool exists, const void* from, uint4& vector) {
+  if (exists) vector = __ldg(static_cast<const uint4*>(from));
+}
+
+inline void arrive_at(int32_t* count) { atomicAdd(count, 1); }
+// CTAs run one after the other: whoever waits here for one that is still to come waits for ever.
+inline int32_t arrived_at(const int32_t* count) {
+  emulation::check_access(count, sizeof *count);
+  emulation::yield();
+  return *count;
+}
+
+inline uint32_t round_to_tf32(float value) {
+  const uint32_t bits = __float_as_uint(value);
+  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+  return finite ? (bits + 0x1000u) & ~0x1fffu : bits;
+}
+// From the lane's own.
+inline int kept(int value) { return __shfl_sync(~0u, value, emulated_lane()); }
+inline int unkept(int value) { return value; }
+inline const uint8_t* step_ahead(const uint8_t* from, int32_t steps, int32_t bytes) {
+  return from + int64_t{steps} * bytes;
+}
+
+// Kernels follow one another.
+inline void launch_dependents() {}
+inline void wait_for_previous_grid() {}
+
+inline void wgmma_fence() {}
+inline void wgmma_commit() { emulation::commit_multiplications(); }
+template <int kSums, int kFragments>
+void wgmma_wait(float (&)[kSums], uint32_t (&)[kFragments]) {
+  emulation::finish_multiplications();
+}
+template <int kSums>
+void wgmma_wait(float (&)[kSums]) {
+  emulation::finish_multiplications();
+}
+
+// A descriptor is an address / 16: the rest of it, sizes and the swizzle, is the same for all.
+inline uint64_t tile_descriptor(uint32_t tile) {
+  if (tile % 1024 != 0) emulation::fail("misaligned tile");
+  return tile >> 4;
+}
+inline uint64_t panel_descriptor(uint32_t tile) { return tile_descriptor(tile); }
+
+template <emulation::Operand kOperand>
+struct Wgmma {
+  template <int kSums>
+  static void mma(float (&sums)[kSums], const uint32_t& a0, const uint32_t& a1, const uint32_t& a2,
+                  const uint32_t& a3, uint64_t b, bool add) {
+    const uint32_t* const a[4] = {&a0, &a1, &a2, &a3};
+    emulation::multiply_registers(kOperand, sums, kSums, a, static_cast<uint32_t>(b << 4), add);
+  }
+};
+using WgmmaF16 = Wgmma<emulation::Operand::kF16>;
+using WgmmaBF16 = Wgmma<emulation::Operand::kBF16>;
+using WgmmaTF32 = Wgmma<emulation::Operand::kTf32>;
+
+template <emulation::Operand kOperand>
+struct PanelWgmma {
+  template <int kSums>
+  static void mma(float (&sums)[kSums], uint64_t a, uint64_t b) {
+    emulation::multiply_panels(kOperand, sums, kSums, static_cast<uint32_t>(a << 4),
+                               static_cast<uint32_t>(b << 4));
+  }
+};
+using PanelWgmmaF16 = PanelWgmma<emulation::Operand::kF16>;
+using PanelWgmmaBF16 = PanelWgmma<emulation::Operand::kBF16>;
+
+template <emulation::Operand kOperand>
+struct Mma {
+  static void mma(float* sums, const uint32_t* a, uint32_t b0, uint32_t b1) {
+    emulation::multiply_warp(kOperand, sums, a, b0, b1);
+  }
+};
+using MmaF16 = Mma<emulation::Operand::kF16>;
+using MmaBF16 = Mma<emulation::Operand::kBF16>;
+using MmaTF32 = Mma<emulation::Operand::kTf32>;
+
+}  // namespace dcn::ptx

@@ -1,0 +1,66 @@
+// The forward pass of compute capability 9.0, executed by the emulator.
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "fprop_run.h"
+
+namespace emulation {
+namespace {
+
+// Ragged channels, blocks and groups of them, several chunks of taps, samples outside, several
+// images.
+constexpr Sizes kSizes[] = {
+    {1, 64, 9, 9, 64, 3, 3},
+    {2, 20, 7, 19, 40, 3, 3},
+    {1, 72, 8, 7, 136, 3, 3, 1, 1, 2, 1},
+    {1, 128, 6, 9, 72, 3, 3, 2, 2},
+    {1, 128, 6, 9, 320, 3, 2, 1, 2, 1, 1, 1, /*mask=*/false},
+    {3, 3, 5, 4, 5, 5, 1, 1, 1, 1, 2},
+    {1, 8, 7, 7, 64, 7, 7, 1, 1, 1, 3},
+    // Lanes plan samples of their own.
+    {1, 64, 9, 9, 72, 3, 3, 1, 8},
+    {2, 48, 7, 7, 130, 3, 3, 1, 6, 1, 1, 1, /*mask=*/false},
+};
+
+template <class Math>
+class Fprop : public testing::Test {};
+using Maths = testing::Types<dcn::MathF16, dcn::MathBF16, dcn::MathTf32, dcn::Math3xTf32>;
+TYPED_TEST_SUITE(Fprop, Maths);
+
+TYPED_TEST(Fprop, EveryTile) {
+  for (int tile = 0; tile < dcn::kFpropTileCount; ++tile) {
+    uint32_t number = 0;
+    for (const Sizes& sizes : kSizes) {
+      ++number;
+      GemmRun run;
+      run.tile = tile;
+      run.split_k = 1 + static_cast<int>(number + tile) % 3;
+      run.nchw = number % 2 == 0;
+      if (!fprop_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
+      seed(number);
+      const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
+      EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>)
+          << "tile " << tile << ", sizes " << number;
+    }
+  }
+}
+
+TYPED_TEST(Fprop, NoNumberStaysWhereItBelongs) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const Sizes& sizes :
+       {Sizes{1, 64, 9, 9, 64}, Sizes{1, 20, 9, 9, 64}, Sizes{1, 64, 9, 9, 64, 3, 3, 1, 8}}) {
+    Convolution conv(sizes, kBits<TypeParam>, 2.f, 1);
+    conv.image[1000] = kInfinity;
+    conv.image[2] = kInfinity;  // samples outside the image read its first pixel
+    conv.offset[50] = std::numeric_limits<float>::quiet_NaN();
+    conv.offset[1200] = kInfinity;
+    GemmRun run;
+    run.split_k = 2;
+    while (!fprop_fits(conv.shape, TypeParam::kKind, run.tile, run.split_k)) ++run.tile;
+    EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>);
+  }
+}
+
+}  // namespace
+}  // namespace emulation

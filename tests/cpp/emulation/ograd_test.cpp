@@ -1,0 +1,45 @@
+// The offset and mask gradients of compute capability 9.0, executed by the emulator.
+#include <gtest/gtest.h>
+
+#include "ograd_run.h"
+
+namespace emulation {
+namespace {
+
+constexpr Sizes kSizes[] = {
+    {1, 64, 9, 9, 64, 3, 3},
+    {2, 128, 5, 11, 40, 3, 3, 1, 2},
+    {1, 20, 9, 7, 136, 3, 3, 1, 1, 2, 1},
+    {1, 128, 6, 9, 72, 3, 2, 2, 1, 1, 1, 1, /*mask=*/false},
+    {3, 3, 5, 1, 5, 5, 1, 1, 1, 1, 2},
+};
+
+template <class Math>
+class Ograd : public testing::Test {};
+using Maths = testing::Types<dcn::MathF16, dcn::MathBF16, dcn::MathTf32, dcn::Math3xTf32>;
+TYPED_TEST_SUITE(Ograd, Maths);
+
+TYPED_TEST(Ograd, EveryTile) {
+  for (int tile = 0; tile < dcn::kOgradTileCount; ++tile) {
+    uint32_t number = 0;
+    for (const Sizes& sizes : kSizes) {
+      ++number;
+      const dcn::OgradTile& chosen = dcn::kOgradTiles[tile];
+      const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
+      if (!chosen.serves(TypeParam::kKind) || (dcn::ograd_ragged(conv.shape) && !chosen.ragged)) {
+        continue;
+      }
+      seed(number);
+      const dcn::OgradChoice choice{tile, 1 + static_cast<int>(number + tile) % 3};
+      const OgradResult result = run_ograd<TypeParam>(conv, choice, /*multiprocessors=*/8);
+      EXPECT_LT(error_of(result.offset, conv.grad_offset()), kTolerance<TypeParam>)
+          << "tile " << tile << ", sizes " << number;
+      if (!conv.has_mask) continue;
+      EXPECT_LT(error_of(result.mask, conv.grad_mask()), kTolerance<TypeParam>)
+          << "tile " << tile << ", sizes " << number;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace emulation

@@ -1,0 +1,84 @@
+// What the runs of the kernels share: the launch, sampling maps, and the packed weight.
+#pragma once
+
+#include <vector>
+
+#include "convolution.h"
+#include "cuda/kernels/fused_math.cuh"
+#include "cuda/kernels/fused_params.h"
+#include "device_memory.h"
+
+namespace emulation {
+
+// How a kernel of the forward pass' shape is launched.
+struct GemmRun {
+  int tile = 0, split_k = 1;
+  int multiprocessors = 3;  // few, so that a CTA has several tiles
+  bool nchw = false;
+};
+
+// Mantissa bits of the values that Math takes.
+template <class Math>
+constexpr int kBits = Math::kKind == dcn::FusedMath::kF16    ? 11
+                      : Math::kKind == dcn::FusedMath::kBF16 ? 8
+                                                             : 24;
+// Errors that it may make, as a part of the largest value.
+template <class Math>
+constexpr double kTolerance = Math::kKind == dcn::FusedMath::kF16    ? 2e-3
+                              : Math::kKind == dcn::FusedMath::kBF16 ? 2e-2
+                              : Math::kKind == dcn::FusedMath::kTf32 ? 2e-3
+                                                                     : 1e-6;
+
+inline dcn::SamplingMap map_of(const dcn::ConvShape& shape, const float* data, int32_t channels) {
+  if (data == nullptr) return {nullptr, dcn::Dtype::kF32, 0, 0, 0, 0};
+  const int32_t pixels = shape.output_pixels_per_image();
+  return {data, dcn::Dtype::kF32, int64_t{channels} * pixels, pixels, shape.Q, 1};
+}
+
+// The weight in the order of the steps, for the forward pass or the transposed convolution.
+template <class Math>
+DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed,
+                                   int32_t tile_channels) {
+  using Element = typename Math::Element;
+  const dcn::ConvShape& shape = conv.shape;
+  const int32_t stride_c = shape.taps(), stride_k = shape.channels_per_group() * shape.taps();
+  auto weight = to_device<Element>(conv.weight);
+
+  dcn::PackWeightParams params{};
+  params.shape = transposed ? dcn::transposed(shape) : shape;
+  params.layout = dcn::fused_layout(params.shape, sizeof(Element));
+  params.math = Math::kKind;
+  params.weight = weight.data();
+  params.stride_g = int64_t{shape.output_channels_per_group()} * stride_k;
+  params.stride_k = transposed ? stride_c : stride_k;
+  params.stride_c = transposed ? stride_k : stride_c;
+  params.stride_r = shape.S;
+  params.stride_s = 1;
+  params.tile_channels = tile_channels;
+  const int64_t tiles = int64_t{shape.G} * params.layout.steps *
+                        dcn::tiles_of(params.shape.output_channels_per_group(), tile_channels);
+  DeviceArray<uint8_t> packed(tiles * dcn::weight_parts(Math::kKind) * tile_channels *
+                              dcn::kSliceBytes);
+  params.packed = packed.data();
+  if (dcn::launch_pack_weight(params, nullptr) != cudaSuccess || !packed.guards_intact()) {
+    fail("the weight is not packed");
+  }
+  return packed;
+}
+
+// Values of [N, P, Q, K] or [N, K, P, Q] as [N, P, Q, K].
+inline std::vector<float> channels_last(const std::vector<float>& values, int64_t images,
+                                        int64_t pixels, int64_t channels, bool nchw) {
+  if (!nchw) return values;
+  std::vector<float> result(values.size());
+  for (int64_t n = 0; n < images; ++n) {
+    for (int64_t k = 0; k < channels; ++k) {
+      for (int64_t i = 0; i < pixels; ++i) {
+        result[(n * pixels + i) * channels + k] = values[(n * channels + k) * pixels + i];
+      }
+    }
+  }
+  return result;
+}
+
+}  // namespace emulation

@@ -1,0 +1,223 @@
+// Matrix multiplications by the layouts of fragments, of swizzled tiles and of panels that the PTX
+// manual gives. Sums are cut off towards zero, as tensor cores do.
+//
+// A warp multiplies 16 rows, whether alone (mma.sync) or as a quarter of a warpgroup (wgmma): rows
+// depend on its own registers and on shared memory. wgmma is carried out when it is committed or
+// when it is waited for, which is left to chance; until then its sums are NaN.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "device.h"
+
+namespace emulation {
+namespace {
+
+constexpr int kLanes = 32, kRows = 16, kMostColumns = 256, kMostDepth = 16;
+
+struct Multiplication {
+  Operand operand;
+  const uint32_t* a_registers[4];
+  uint32_t a_panel, b;
+  bool from_registers, add;
+};
+// What a thread has under way.
+struct Pending {
+  float* sums = nullptr;
+  int count = 0;
+  std::vector<float> values;  // of `sums`
+  std::vector<Multiplication> multiplications;
+};
+Pending pending[1024];
+
+struct Operands {
+  int columns, depth;
+  float a[kRows][kMostDepth], b[kMostDepth][kMostColumns];
+};
+Operands operands;
+
+float value_of(Operand operand, uint16_t bits) {
+  if (operand == Operand::kF16) return __half2float(__ushort_as_half(bits));
+  return __bfloat162float(__ushort_as_bfloat16(bits));
+}
+float as_tf32(uint32_t bits) {
+  bits &= ~0x1fffu;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+int depth_of(Operand operand) { return operand == Operand::kTf32 ? 8 : 16; }
+
+// Register `i` of a fragment of A.
+void set_a(Operand operand, int lane, int i, uint32_t bits) {
+  const int row = lane / 4 + i % 2 * 8, k = lane % 4, late = i / 2;
+  if (operand == Operand::kTf32) {
+    operands.a[row][k + 4 * late] = as_tf32(bits);
+    return;
+  }
+  operands.a[row][2 * k + 8 * late] = value_of(operand, static_cast<uint16_t>(bits));
+  operands.a[row][2 * k + 8 * late + 1] = value_of(operand, static_cast<uint16_t>(bits >> 16));
+}
+// Register `i` of a fragment of B of mma.sync.
+void set_b(Operand operand, int lane, int i, uint32_t bits) {
+  const int column = lane / 4, k = lane % 4;
+  if (operand == Operand::kTf32) {
+    operands.b[k + 4 * i][column] = as_tf32(bits);
+    return;
+  }
+  operands.b[2 * k + 8 * i][column] = value_of(operand, static_cast<uint16_t>(bits));
+  operands.b[2 * k + 8 * i + 1][column] = value_of(operand, static_cast<uint16_t>(bits >> 16));
+}
+
+template <typename T>
+T shared_value(uint32_t address) {
+  // Vectors of 16 bytes change places by the row of 128 bytes that they are in.
+  const uint32_t swizzled = address ^ (address >> 7 & 7) << 4;
+  T value;
+  std::memcpy(&value, shared_at(swizzled), sizeof value);
+  return value;
+}
+void set_b_from_tile(Operand operand, uint32_t tile) {
+  for (int column = 0; column < operands.columns; ++column) {
+    for (int k = 0; k < operands.depth; ++k) {
+      operands.b[k][column] =
+          operand == Operand::kTf32
+              ? as_tf32(shared_value<uint32_t>(tile + column * 128 + k * 4))
+              : value_of(operand, shared_value<uint16_t>(tile + column * 128 + k * 2));
+    }
+  }
+}
+// A channel of a panel at row k.
+float panel_value(Operand operand, uint32_t panel, int channel, int k) {
+  return value_of(operand,
+                  shared_value<uint16_t>(panel + channel / 64 * 8192 + k * 128 + channel % 64 * 2));
+}
+
+float cut_off(double sum) {
+  const float rounded = static_cast<float>(sum);
+  return std::fabs(static_cast<double>(rounded)) > std::fabs(sum) ? std::nextafterf(rounded, 0.f)
+                                                                  : rounded;
+}
+
+// sums_of(lane)[i] += A * B, or = A * B.
+template <class SumsOf>
+void multiply(SumsOf sums_of, bool add) {
+  double row_sums[kMostColumns];
+  for (int row = 0; row < kRows; ++row) {
+    const auto sum_at = [&](int column) -> float& {
+      return sums_of(row % 8 * 4 + column % 8 / 2)[column / 8 * 4 + row / 8 * 2 + column % 2];
+    };
+    for (int column = 0; column < operands.columns; ++column) {
+      row_sums[column] = add ? sum_at(column) : 0.;
+    }
+    for (int k = 0; k < operands.depth; ++k) {
+      const double a = operands.a[row][k];
+      for (int column = 0; column < operands.columns; ++column) {
+        row_sums[column] += a * operands.b[k][column];
+      }
+    }
+    for (int column = 0; column < operands.columns; ++column) {
+      sum_at(column) = cut_off(row_sums[column]);
+    }
+  }
+}
+
+// What all lanes of the warp of this thread have under way.
+void carry_out() {
+  Pending* const lanes = pending + thread() / kLanes * kLanes;
+  const size_t count = lanes[0].multiplications.size();
+  for (int lane = 1; lane < kLanes; ++lane) {
+    if (lanes[lane].multiplications.size() != count || lanes[lane].count != lanes[0].count) {
+      fail("lanes of a warp multiply different things");
+    }
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const Multiplication& first = lanes[0].multiplications[i];
+    operands.columns = 2 * lanes[0].count;
+    operands.depth = depth_of(first.operand);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const Multiplication& own = lanes[lane].multiplications[i];
+      if (own.b != first.b || own.add != first.add) fail("lanes multiply by different tiles");
+      for (int r = 0; r < 4 && own.from_registers; ++r) {
+        set_a(own.operand, lane, r, *own.a_registers[r]);
+      }
+    }
+    if (first.from_registers) {
+      set_b_from_tile(first.operand, first.b);
+    } else {
+      const int first_row = static_cast<int>(thread() / kLanes % 4) * kRows;
+      for (int k = 0; k < operands.depth; ++k) {
+        for (int row = 0; row < kRows; ++row) {
+          operands.a[row][k] = panel_value(first.operand, first.a_panel, first_row + row, k);
+        }
+        for (int column = 0; column < operands.columns; ++column) {
+          operands.b[k][column] = panel_value(first.operand, first.b, column, k);
+        }
+      }
+    }
+    multiply([&](int lane) { return lanes[lane].values.data(); }, first.add);
+  }
+  for (int lane = 0; lane < kLanes; ++lane) lanes[lane].multiplications.clear();
+}
+
+void issue(const Multiplication& multiplication, float* sums, int count) {
+  Pending& own = pending[thread()];
+  if (own.sums == nullptr) {
+    own.sums = sums;
+    own.count = count;
+    own.values.assign(sums, sums + count);
+    for (int i = 0; i < count; ++i) sums[i] = std::numeric_limits<float>::quiet_NaN();
+  } else if (own.sums != sums || own.count != count) {
+    fail("multiplications with two sets of sums");
+  }
+  own.multiplications.push_back(multiplication);
+}
+
+}  // namespace
+
+void multiply_registers(Operand operand, float* sums, int count, const uint32_t* const (&a)[4],
+                        uint32_t b, bool add) {
+  issue({operand, {a[0], a[1], a[2], a[3]}, 0, b, true, add}, sums, count);
+}
+void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b) {
+  issue({operand, {}, a, b, false, true}, sums, count);
+}
+void commit_multiplications() {
+  meet_warp(Meeting::kMultiply, 0, [] {
+    if (random_below(2) == 0) carry_out();
+  });
+}
+void finish_multiplications() {
+  dawdle();
+  meet_warp(Meeting::kMultiply, 0, carry_out);
+  Pending& own = pending[thread()];
+  for (int i = 0; own.sums != nullptr && i < own.count; ++i) own.sums[i] = own.values[i];
+  own.sums = nullptr;
+  own.count = 0;
+}
+
+void multiply_warp(Operand operand, float* sums, const uint32_t* a, uint32_t b0, uint32_t b1) {
+  struct Lane {
+    float* sums;
+    const uint32_t* a;
+    uint32_t b[2];
+  } const own{sums, a, {b0, b1}};
+  static const Lane* lanes[1024];
+  lanes[thread()] = &own;
+  const Lane** const warp = lanes + thread() / kLanes * kLanes;
+  meet_warp(Meeting::kMultiply, 0, [&] {
+    operands.columns = 8;
+    operands.depth = depth_of(operand);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      for (int i = 0; i < 4; ++i) set_a(operand, lane, i, warp[lane]->a[i]);
+      for (int i = 0; i < 2; ++i) set_b(operand, lane, i, warp[lane]->b[i]);
+    }
+    multiply([&](int lane) { return warp[lane]->sums; }, true);
+  });
+}
+
+}  // namespace emulation
