@@ -27,7 +27,7 @@ std::vector<float> run_fprop(const Convolution& conv, const GemmRun& run) {
   auto image = padded_to_device<Element>(conv.image, shape.C, shape.G, layout);
   auto bias = to_device<Element>(conv.bias);
   auto offset = to_device<float>(conv.offset), mask = to_device<float>(conv.mask);
-  auto packed = packed_weight<Math>(conv, /*transposed=*/false, tile.channels);
+  auto packed = packed_weight<Math>(conv, /*transposed=*/false, dcn::packed_channels(tile));
   const int64_t tiles = dcn::tiles_of(shape.output_pixels(), tile.pixels) * shape.G *
                         dcn::tiles_of(shape.output_channels_per_group(), tile.channels);
   DeviceArray<float> partial(tiles * (run.split_k - 1) * tile.pixels * tile.channels);
