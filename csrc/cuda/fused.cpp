@@ -4,32 +4,13 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "kernels/fused_params.h"
+#include "pack_params.h"
 #include "padded_nhwc.h"
+#include "workspace.h"
 
 namespace dcn {
-namespace {
 
 using at::Tensor;
-
-constexpr int64_t kAlignment = 256;  // of the parts of the workspace
-int64_t aligned(int64_t bytes) { return tiles_of(bytes, kAlignment) * kAlignment; }
-
-PackWeightParams pack_params(const ConvShape& shape, FusedMath math, const Tensor& weight) {
-  PackWeightParams params{};
-  params.shape = shape;
-  params.layout = fused_layout(shape, element_bytes(math));
-  params.math = math;
-  params.weight = weight.const_data_ptr();
-  params.stride_g = shape.output_channels_per_group() * weight.stride(0);
-  params.stride_k = weight.stride(0);
-  params.stride_c = weight.stride(1);
-  params.stride_r = weight.stride(2);
-  params.stride_s = weight.stride(3);
-  return params;
-}
-
-}  // namespace
 
 Tensor fused_pack_weight(const ConvShape& shape, FusedMath math, const Tensor& weight) {
   const Tensor packed = at::empty(packed_sizes(shape, math),
@@ -54,12 +35,12 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   const FusedLayout layout = fused_layout(call.shape, element_bytes(plan.math));
   const auto stream = c10::cuda::getCurrentCUDAStream();
   const Tensor input = padded_nhwc(call.input, call.shape, layout);
-  const Tensor workspace =
-      at::empty({aligned(plan.packed_bytes) + aligned(plan.partial_bytes) + plan.counter_bytes},
-                output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
+  const Tensor workspace = at::empty(
+      {aligned_part(plan.packed_bytes) + aligned_part(plan.partial_bytes) + plan.counter_bytes},
+      output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
   auto* const bytes = static_cast<uint8_t*>(workspace.mutable_data_ptr());
-  auto* const partial = bytes + aligned(plan.packed_bytes);
-  auto* const counters = partial + aligned(plan.partial_bytes);
+  auto* const partial = bytes + aligned_part(plan.packed_bytes);
+  auto* const counters = partial + aligned_part(plan.partial_bytes);
 
   const bool sm80 = kFpropTiles[plan.tile].architecture == 80;
   if (!plan.prepacked) {

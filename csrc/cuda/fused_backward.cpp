@@ -17,8 +17,10 @@
 #include "kernels/ograd_params.h"
 #include "kernels/wgrad_params.h"
 #include "layout.h"
+#include "pack_params.h"
 #include "padded_nhwc.h"
 #include "stream_fork.h"
+#include "workspace.h"
 
 namespace dcn {
 namespace {
@@ -37,20 +39,16 @@ struct Workspace {
     const int64_t parts[] = {plan.packed_bytes, plan.wgrad.partial_bytes, dgrad.landing_bytes,
                              dgrad.partial_bytes, counter_bytes};
     int64_t bytes = 0;
-    for (const int64_t part : parts) bytes += aligned(part);
+    for (const int64_t part : parts) bytes += aligned_part(part);
     buffer = at::empty({bytes},
                        like.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
     auto* next = static_cast<uint8_t*>(buffer.mutable_data_ptr());
     uint8_t** const begins[] = {&packed, &wgrad_partial, &landing, &dgrad_partial, &counters};
     for (int i = 0; i < 5; ++i) {
       *begins[i] = next;
-      next += aligned(parts[i]);
+      next += aligned_part(parts[i]);
     }
   }
-
- private:
-  static constexpr int64_t kAlignment = 256;
-  static int64_t aligned(int64_t bytes) { return tiles_of(bytes, kAlignment) * kAlignment; }
 };
 
 class Backward {
@@ -89,17 +87,7 @@ class Backward {
   }
 
   void pack(cudaStream_t stream) const {
-    const Tensor& weight = call_.weight;
-    PackWeightParams params{};
-    params.shape = back_;
-    params.layout = grad_layout_;
-    params.math = plan_.math;
-    params.weight = weight.const_data_ptr();
-    params.stride_g = shape_.output_channels_per_group() * weight.stride(0);
-    params.stride_k = weight.stride(1);
-    params.stride_c = weight.stride(0);
-    params.stride_r = weight.stride(2);
-    params.stride_s = weight.stride(3);
+    PackWeightParams params = transposed_pack_params(shape_, plan_.math, call_.weight);
     params.tile_channels = kPieceChannels;
     params.packed = workspace_.packed;
     params.counters = reinterpret_cast<int32_t*>(workspace_.counters);

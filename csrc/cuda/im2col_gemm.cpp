@@ -24,6 +24,7 @@
 #include "device_info.h"
 #include "gemm.h"
 #include "stream_fork.h"
+#include "workspace.h"
 
 namespace dcn {
 namespace {
@@ -65,9 +66,8 @@ struct Lanes {
   int64_t columns_bytes;  // of one lane, padded to keep the next slice aligned
 
   Lanes(const Im2colGemmCall& call) {
-    constexpr int64_t kAlignment = 256;
     const int64_t bytes = call.plan.chunk_pixels * call.shape.column_length() * size_of(call.dtype);
-    columns_bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    columns_bytes = aligned_part(bytes);
     buffer = at::empty({call.plan.lanes * (columns_bytes + kGemmWorkspaceBytes)},
                        call.input.options().dtype(at::kByte).memory_format(std::nullopt));
   }

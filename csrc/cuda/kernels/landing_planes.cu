@@ -39,7 +39,7 @@ struct PlaneSample {
 
 // A walk over the samples of a plane, whose offsets are `Offset` in memory: what make_sample
 // (bilinear.h) says, without a branch and without conversions, which are slow. A float from 2^23 on
-// is its integer's bits; floors are taken as in fused_sample.
+// is its integer's bits; floors are taken as in make_paired_sample.
 template <typename Offset>
 class PlaneWalk {
  public:

@@ -28,7 +28,6 @@ class Dgrad : public testing::Test {
     return result;
   }
 };
-using Maths = testing::Types<dcn::MathF16, dcn::MathBF16, dcn::MathTf32, dcn::Math3xTf32>;
 TYPED_TEST_SUITE(Dgrad, Maths);
 
 TYPED_TEST(Dgrad, EveryTile) {

@@ -25,7 +25,6 @@ constexpr Sizes kSizes[] = {
 
 template <class Math>
 class Fprop : public testing::Test {};
-using Maths = testing::Types<dcn::MathF16, dcn::MathBF16, dcn::MathTf32, dcn::Math3xTf32>;
 TYPED_TEST_SUITE(Fprop, Maths);
 
 TYPED_TEST(Fprop, EveryTile) {

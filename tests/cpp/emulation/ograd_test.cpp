@@ -16,7 +16,6 @@ constexpr Sizes kSizes[] = {
 
 template <class Math>
 class Ograd : public testing::Test {};
-using Maths = testing::Types<dcn::MathF16, dcn::MathBF16, dcn::MathTf32, dcn::Math3xTf32>;
 TYPED_TEST_SUITE(Ograd, Maths);
 
 TYPED_TEST(Ograd, EveryTile) {

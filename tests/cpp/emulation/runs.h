@@ -1,6 +1,8 @@
 // What the runs of the kernels share: the launch, sampling maps, and the packed weight.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <vector>
 
 #include "convolution.h"
@@ -16,6 +18,9 @@ struct GemmRun {
   int multiprocessors = 3;  // few, so that a CTA has several tiles
   bool nchw = false;
 };
+
+// What every family of kernels is tested in.
+using Maths = testing::Types<dcn::MathF16, dcn::MathBF16, dcn::MathTf32, dcn::Math3xTf32>;
 
 // Mantissa bits of the values that Math takes.
 template <class Math>

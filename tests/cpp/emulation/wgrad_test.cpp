@@ -21,7 +21,6 @@ constexpr Sizes kSizes[] = {
 
 template <class Math>
 class Wgrad : public testing::Test {};
-using Maths = testing::Types<dcn::MathF16, dcn::MathBF16, dcn::MathTf32, dcn::Math3xTf32>;
 TYPED_TEST_SUITE(Wgrad, Maths);
 
 TYPED_TEST(Wgrad, EveryTile) {

@@ -1,0 +1,38 @@
+// How a weight tensor is handed to the kernel that packs it; the caller adds where to, and tiles.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <utility>
+
+#include "kernels/fused_params.h"
+
+namespace dcn {
+
+// For the forward pass of `shape`.
+inline PackWeightParams pack_params(const ConvShape& shape, FusedMath math,
+                                    const at::Tensor& weight) {
+  PackWeightParams params{};
+  params.shape = shape;
+  params.layout = fused_layout(shape, element_bytes(math));
+  params.math = math;
+  params.weight = weight.const_data_ptr();
+  params.stride_g = shape.output_channels_per_group() * weight.stride(0);
+  params.stride_k = weight.stride(0);
+  params.stride_c = weight.stride(1);
+  params.stride_r = weight.stride(2);
+  params.stride_s = weight.stride(3);
+  return params;
+}
+
+// For the transposed convolution: the weight's channels of input and output change places.
+inline PackWeightParams transposed_pack_params(const ConvShape& shape, FusedMath math,
+                                               const at::Tensor& weight) {
+  PackWeightParams params = pack_params(shape, math, weight);
+  params.shape = transposed(shape);
+  params.layout = fused_layout(params.shape, element_bytes(math));
+  std::swap(params.stride_k, params.stride_c);
+  return params;
+}
+
+}  // namespace dcn
