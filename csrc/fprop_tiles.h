@@ -65,24 +65,24 @@ constexpr FpropTile kFpropTiles[] = {
 constexpr int kFpropTileCount = sizeof(kFpropTiles) / sizeof(kFpropTiles[0]);
 
 // CTAs that may share a tile, as a cluster does (split_tile.cuh).
-constexpr int kMostParts = 8;
+constexpr int kMostParts = 6;
 constexpr int kChannelsPerStore = 32;
 // Sums that a CTA leaves to the others: all but those of its share of the stores.
 constexpr int64_t exchange_bytes(const FpropTile& tile, int parts) {
   const int stores = tile.channels / kChannelsPerStore;
   return parts > 1 ? int64_t{stores - stores / parts} * kChannelsPerStore * tile.pixels * 4 : 0;
 }
-// What that costs, in nanoseconds on an H200: barriers, and the reading of the others' sums at 25
-// bytes a nanosecond.
+// What that costs, in nanoseconds on an H200: waiting for one another, and the reading of the
+// others' sums at 25 bytes a nanosecond.
 constexpr int64_t exchange_ns(const FpropTile& tile, int parts) {
   if (parts == 1) return 0;
   const int64_t stores = tiles_of(tile.channels / kChannelsPerStore, parts);
-  return 1500 + stores * (parts - 1) * kChannelsPerStore * tile.pixels * 4 / 25;
+  return 900 + 300 * parts + stores * (parts - 1) * kChannelsPerStore * tile.pixels * 4 / 25;
 }
-// Clusters that run at the same time: on an H200, whose 132 multiprocessors lie in groups that a
-// cluster does not leave, or in proportion.
+// Clusters that run at the same time, a CTA on each multiprocessor: those of an H200, whose 132
+// multiprocessors lie in groups that a cluster does not leave, or in proportion.
 constexpr int64_t clusters_at_once(int multiprocessors, int parts) {
-  constexpr int kOfAnH200[kMostParts] = {132, 66, 39, 30, 22, 17, 15, 15};
+  constexpr int kOfAnH200[kMostParts] = {132, 66, 39, 30, 22, 17};
   const int64_t clusters = int64_t{kOfAnH200[parts - 1]} * multiprocessors / 132;
   return clusters > 1 ? clusters : 1;
 }
@@ -94,8 +94,8 @@ constexpr int kPlanBytes = kPlanTaps * kWarpPixels * 32 + 64;
 constexpr int kTileAlignment = 1024;  // of swizzled tiles
 constexpr int kBarrierBytes = 256;
 
-// Output channels of the tiles in which the weight is packed. The kernels of 9.0 copy a wider tile
-// from several of them, so that one packed weight serves whichever tile is chosen.
+// Output channels of the tiles in which the weight is packed for the kernels of 9.0. Those of a step
+// lie side by side, so that one packed weight serves whichever wider tile is chosen.
 constexpr int kPieceChannels = 64;
 constexpr int packed_channels(const FpropTile& tile) {
   return tile.architecture == 80 ? tile.channels : kPieceChannels;

@@ -63,15 +63,27 @@ FusedPlan candidate(const ConvShape& shape, const FusedLayout& layout, FusedMath
   return plan;
 }
 
-// Nanoseconds. CTAs of the grid walk rounds of tiles.
+// CTAs without a split walk tiles; those of a cluster make room for the next one. Two of them share
+// a multiprocessor if they are small, and shared memory leaves the L1 its part (kernel_setup.h).
+constexpr int kSmallTile = 64;
+constexpr int64_t kSharedBytesBesideL1 = 164 * 1024;
+int64_t tiles_at_once(const FpropTile& tile, FusedMath math, int parts, int64_t steps,
+                      int multiprocessors) {
+  if (parts == 1) return multiprocessors * ctas_of(tile, math);
+  const bool two =
+      tile.pixels == kSmallTile && 2 * shared_bytes(tile, math, steps) <= kSharedBytesBesideL1;
+  return clusters_at_once(multiprocessors, parts) * (two ? 2 : 1);
+}
+
+// Nanoseconds.
 int64_t estimate(const ConvShape& shape, const FusedLayout& layout, const FusedPlan& plan,
                  int multiprocessors) {
   const FpropTile& tile = kFpropTiles[plan.tile];
   const Work work = work_of(shape, tile);
-  const int64_t at_once = plan.split_k > 1 ? clusters_at_once(multiprocessors, plan.split_k)
-                                           : multiprocessors * ctas_of(tile, plan.math);
-  const int64_t rounds = tiles_of(work.pixel_tiles * work.channel_tiles, at_once);
   const int64_t steps = tiles_of(layout.steps, plan.split_k);
+  const int64_t rounds =
+      tiles_of(work.pixel_tiles * work.channel_tiles,
+               tiles_at_once(tile, plan.math, plan.split_k, steps, multiprocessors));
   return rounds * (steps * step_ns(tile, plan.math) + kTileNs + exchange_ns(tile, plan.split_k));
 }
 

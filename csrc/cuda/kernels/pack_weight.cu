@@ -1,14 +1,16 @@
 // Packs the weight for the fused kernels: a warp has a row of the tiles of a slice, tap after tap,
 // and a lane 4 bytes of it, so that loads of consecutive channels and all stores are coalesced.
 //
-// Rows of a tile are output channels, 128 bytes of gemm_k each, in the order of fused_layout.h.
+// Rows are output channels, 128 bytes of gemm_k each, in tiles: [group][step][part][tile], steps in
+// the order of fused_layout.h, so that a kernel whose tiles are wider finds several side by side.
 // Two permutations make the kernels' lives easy, and cost nothing here: gemm_k inside a slice, so
 // that a lane's vector of channels is a fragment of A as it comes (fused_gather.cuh), and the
 // channels of a tile, so that a lane ends with consecutive ones (fprop_epilogue.cuh). Vectors of a
 // row are swizzled as wgmma reads them.
 //
-// For mma.sync a tile holds vectors instead of rows, each for one lane and load (fused_mma.cuh):
-// [half slice][8 output channels][lane], channels of gemm_k in their natural order.
+// For mma.sync the order is [group][tile][step], and a tile holds vectors instead of rows, each for
+// one lane and load (fused_mma.cuh): [half slice][part][8 output channels][lane], channels of
+// gemm_k in their natural order.
 #include <type_traits>
 
 #include "fused_math.cuh"
@@ -80,9 +82,9 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t taps = min(layout.chunk_taps, shape.taps() - first_tap);
 
   const int32_t group = params.channel_tiles.quotient(tile);
+  const int32_t tile_in_group = tile - group * params.channel_tiles.value;
   const int32_t lane = threadIdx.x % 32, row = blockIdx.y * kRows + threadIdx.x / 32;
-  const int32_t k =
-      (tile - group * params.channel_tiles.value) * params.tile_channels + tile_channel(row);
+  const int32_t k = tile_in_group * params.tile_channels + tile_channel(row);
   const Element* from[kChannels];
   bool exists[kChannels];
 #pragma unroll
@@ -96,11 +98,14 @@ __global__ void __launch_bounds__(kThreads)
   }
 
   const int32_t tile_bytes = params.tile_channels * kSliceBytes;
-  const int32_t part_bytes = kForMmaSync ? tile_bytes / 2 : tile_bytes;
+  const int32_t tiles_of_step = kForMmaSync ? 1 : params.channel_tiles.value;
+  const int32_t part_bytes = kForMmaSync ? tile_bytes / 2 : tiles_of_step * tile_bytes;
+  const int64_t step_bytes = int64_t{kParts} * tiles_of_step * tile_bytes;
   const int32_t step =
       block * layout.slices * shape.taps() + first_tap * layout.slices + slice * taps;
   uint8_t* to = static_cast<uint8_t*>(params.packed) +
-                (int64_t{tile} * layout.steps + step) * kParts * tile_bytes +
+                (int64_t{kForMmaSync ? tile : group} * layout.steps + step) * step_bytes +
+                (kForMmaSync ? 0 : tile_in_group * tile_bytes) +
                 byte_of_tile<kForMmaSync>(row, lane, kParts * part_bytes);
   const auto pack = [&](auto loads) {
     using Load = typename decltype(loads)::Of;
@@ -138,7 +143,7 @@ __global__ void __launch_bounds__(kThreads)
         for (int part = 0; part < kParts; ++part) {
           *reinterpret_cast<Vector<Element, kChannels>*>(to + part * part_bytes) = value[part];
         }
-        to += kParts * tile_bytes;
+        to += step_bytes;
       }
     }
   };
