@@ -13,30 +13,32 @@ namespace dcn {
 
 constexpr int kSumsPerStore = 16;  // of a lane: 8 channels of 2 rows
 
-// Asks for the bias that load_bias reads later.
+// The bias of the tile's channels, zeros where there is none, a thread's each: asked for, loaded
+// and put into shared memory, once per CTA, with other work between.
 template <class Config>
-__device__ __forceinline__ void prefetch_bias(const FpropParams& params, int32_t group,
-                                              int32_t channel_tile) {
-  const auto* bias = static_cast<const typename Config::Math::Element*>(params.bias);
-  const int32_t per_group = params.shape.output_channels_per_group();
-  const int32_t k = channel_tile * Config::kTileChannels + threadIdx.x;
-  if (bias != nullptr && threadIdx.x < Config::kTileChannels && k < per_group) {
-    ptx::prefetch(bias + group * per_group + k);
+class TileBias {
+ public:
+  __device__ __forceinline__ TileBias(const FpropParams& params, int32_t group,
+                                      int32_t channel_tile) {
+    static_assert(Config::kTileChannels <= Config::kThreads);
+    const int32_t per_group = params.shape.output_channels_per_group();
+    const int32_t k = channel_tile * Config::kTileChannels + threadIdx.x;
+    if (params.bias == nullptr || threadIdx.x >= Config::kTileChannels || k >= per_group) return;
+    from_ = static_cast<const Element*>(params.bias) + group * per_group + k;
   }
-}
+  __device__ __forceinline__ void prefetch() const {
+    if (from_ != nullptr) ptx::prefetch(from_);
+  }
+  __device__ __forceinline__ float load() const { return from_ != nullptr ? widen(*from_) : 0.f; }
+  static __device__ __forceinline__ void store(float value, float* to) {
+    if (threadIdx.x < Config::kTileChannels) to[threadIdx.x] = value;
+    __syncthreads();
+  }
 
-// The bias of the tile's channels, zeros where there is none; once per CTA.
-template <class Config>
-__device__ __forceinline__ void load_bias(const FpropParams& params, float* to, int32_t group,
-                                          int32_t channel_tile) {
-  const int32_t per_group = params.shape.output_channels_per_group();
-  const auto* bias = static_cast<const typename Config::Math::Element*>(params.bias);
-  for (int32_t i = threadIdx.x; i < Config::kTileChannels; i += Config::kThreads) {
-    const int32_t k = channel_tile * Config::kTileChannels + i;
-    to[i] = bias != nullptr && k < per_group ? widen(bias[group * per_group + k]) : 0.f;
-  }
-  __syncthreads();
-}
+ private:
+  using Element = typename Config::Math::Element;
+  const Element* from_ = nullptr;
+};
 
 // Where a lane's two rows go.
 template <class Math>

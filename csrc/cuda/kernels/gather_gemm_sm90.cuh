@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int32_t channel_tile = blockIdx.y - group * params.channel_tiles.value;
   const int32_t tiles = Config::tiles(params);
   if (blockIdx.x >= tiles) return;
-  prefetch_bias<Config>(params, group, channel_tile);
+  TileBias<Config>(params, group, channel_tile).prefetch();
   typename Config::Weights weights(aligned, end - begin, (tiles - 1 - blockIdx.x) / gridDim.x + 1,
                                    thread);
   float* const bias = reinterpret_cast<float*>(shared_memory + (weights.end() - start));
@@ -115,8 +115,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       gather.begin(row_of(tile), at);
       Config::begun(params, gather, tile);
       if (!started) {
+        const float own_bias = TileBias<Config>(params, group, channel_tile).load();
         start_weights<Config>(params, weights, group, channel_tile, begin);
-        load_bias<Config>(params, bias, group, channel_tile);
+        TileBias<Config>::store(own_bias, bias);
         started = true;
       }
       uint32_t a[16 * weight_parts(Math::kKind)] = {};
