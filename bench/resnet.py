@@ -68,8 +68,8 @@ def build(network: str, size: int, kind: str, sigma: float) -> nn.Module:
     return model
 
 
-def images_and_targets(network: str, batch: int, size: int, device: str):
-    generator = torch.Generator().manual_seed(1)
+def images_and_targets(network: str, batch: int, size: int, device: str, seed: int = 1):
+    generator = torch.Generator().manual_seed(seed)
     if network == "resnet50":
         images = torch.randn(batch, 3, size, size, generator=generator)
         labels = torch.randint(1000, (batch,), generator=generator)
