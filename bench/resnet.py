@@ -2,16 +2,18 @@
 
     python bench/resnet.py                                   # on a GPU; channels_last
     python bench/resnet.py --models resnet50 --dtypes bf16 --torchvision --out rows.json
-    python bench/resnet.py --models backbone --dtypes bf16 --compile
+    python bench/resnet.py --models resnet18-fpn resnet50-fpn --dtypes bf16 --compile
     python bench/resnet.py --device cpu --dtypes f32 --batch 2 --size 64
 
 A step is forward, backward and SGD. `resnet50`: every 3x3 convolution of the bottlenecks is a
 `ModulatedDeformConv2dPack`; batch 128 of 224 x 224. `maskrcnn`: those of C3 to C5; two images of
-800 x 1333. `backbone`: the latter's ResNet and feature pyramid alone. 16 bits are autocast. The
-offset convolutions start with weights that give offsets of about N(0, sigma^2) px.
+800 x 1333. `resnet50-fpn`, `resnet18-fpn`: a detector's backbone alone, with its feature pyramid.
+16 bits are autocast. Offset convolutions start with weights that give offsets of about
+N(0, sigma^2) px.
 
-With --torchvision its operator stands in the same packs as well. With --compile every network is
-timed once more under `torch.compile`: loss and gradients as one graph each, and SGD's update.
+With --torchvision its operator stands in the same packs as well. With --compile the deformable
+network is timed once more under `torch.compile`: loss and gradients as one graph each, and SGD's
+update. The detector as a whole cannot be one graph.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from commit import measured_commit
 from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models.detection import maskrcnn_resnet50_fpn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 import dcn
 from dcn import bench
@@ -36,7 +39,8 @@ from dcn import bench
 NETWORKS = {
     "resnet50": (("layer1", "layer2", "layer3", "layer4"), 128, 224),
     "maskrcnn": (("layer2", "layer3", "layer4"), 2, 800),
-    "backbone": (("layer2", "layer3", "layer4"), 2, 800),
+    "resnet50-fpn": (("layer2", "layer3", "layer4"), 2, 800),
+    "resnet18-fpn": (("layer2", "layer3", "layer4"), 2, 800),
 }
 LANDSCAPE = 1333 / 800  # width by height of the detector's images
 OBJECTS = 8  # in each of them
@@ -57,6 +61,10 @@ def build(network: str, size: int, kind: str, sigma: float) -> nn.Module:
     torch.manual_seed(0)
     if network == "resnet50":
         model = resnet50(weights=None)
+    elif network.endswith("-fpn"):
+        options = {"norm_layer": nn.BatchNorm2d, "trainable_layers": 5}
+        name = network.removesuffix("-fpn")
+        model = resnet_fpn_backbone(backbone_name=name, weights=None, **options)
     else:
         model = maskrcnn_resnet50_fpn(
             weights=None, weights_backbone=None, min_size=size, max_size=int(size * LANDSCAPE)
@@ -70,7 +78,7 @@ def build(network: str, size: int, kind: str, sigma: float) -> nn.Module:
             nn.init.normal_(module.conv_offset.weight, std=sigma * (2 / fan_in) ** 0.5)
             if kind == "torchvision":
                 module.__class__ = TorchvisionPack
-    return model.backbone if network == "backbone" else model
+    return model
 
 
 def images_and_targets(network: str, batch: int, size: int, device: str, seed: int = 1):
@@ -80,7 +88,7 @@ def images_and_targets(network: str, batch: int, size: int, device: str, seed: i
         labels = torch.randint(1000, (batch,), generator=generator)
         return images.to(device, memory_format=torch.channels_last), labels.to(device)
     height, width = size, int(size * LANDSCAPE)
-    if network == "backbone":  # takes what the detector makes of its images: multiples of 32
+    if network.endswith("-fpn"):  # takes what the detector makes of its images: multiples of 32
         height, width = (-(-extent // 32) * 32 for extent in (height, width))
         images = torch.randn(batch, 3, height, width, generator=generator)
         return images.to(device, memory_format=torch.channels_last), None
@@ -102,7 +110,7 @@ def images_and_targets(network: str, batch: int, size: int, device: str, seed: i
 def loss_of(network: str, model: nn.Module, images, targets) -> Tensor:
     if network == "resnet50":
         return nn.functional.cross_entropy(model(images), targets)
-    if network == "backbone":
+    if network.endswith("-fpn"):
         return sum(level.float().square().mean() for level in model(images).values())
     return sum(model(images, targets).values())
 
@@ -146,8 +154,10 @@ def measure(network: str, dtype: str, args) -> dict:
         model = build(network, size, kind, args.sigma).train()
         model = model.to(args.device, memory_format=torch.channels_last)
         steps[kind] = training_step(network, model, data, dtype)
-        if args.compile:
-            steps[f"compiled {kind}"] = training_step(network, model, data, dtype, compiled=True)
+    if args.compile:
+        compiled = build(network, size, "dcn", args.sigma).train()
+        compiled = compiled.to(args.device, memory_format=torch.channels_last)
+        steps["compiled"] = training_step(network, compiled, data, dtype, compiled=True)
     times = bench.best_of_interleaved(steps, args.device, args.repeats, budget_ms=1.0)
     losses = {kind: step().item() for kind, step in steps.items()}
     if not all(map(math.isfinite, losses.values())):
@@ -162,14 +172,13 @@ def measure(network: str, dtype: str, args) -> dict:
         "plain_ms": times["plain"],
         "dcn_ms": times["dcn"],
         "torchvision_ms": times.get("torchvision"),
-        "compiled_plain_ms": times.get("compiled plain"),
-        "compiled_dcn_ms": times.get("compiled dcn"),
+        "compiled_dcn_ms": times.get("compiled"),
         "plan": str(dcn.last_plan()),  # of the first deformable layer's backward pass
     }
 
 
 def line(row: dict) -> str:
-    others = ("dcn_ms", "torchvision_ms", "compiled_plain_ms", "compiled_dcn_ms")
+    others = ("dcn_ms", "torchvision_ms", "compiled_dcn_ms")
     ratios = (row[name] and row[name] / row["plain_ms"] for name in others)
     cells = [row["network"], row["dtype"], f"{row['plain_ms']:.1f}", f"{row['dcn_ms']:.1f}"]
     return f"| {' | '.join([*cells, *(f'{ratio:.2f}' if ratio else '-' for ratio in ratios)])} |"
@@ -179,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device)
-    parser.add_argument("--models", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--models", nargs="+", choices=NETWORKS, default=["resnet50", "maskrcnn"])
     parser.add_argument(
         "--dtypes", nargs="+", choices=bench.DTYPES, default=["bf16", "f16", "tf32"]
     )
@@ -188,7 +197,7 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, default=1.0, help="offset scale in pixels")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of at least five steps")
     parser.add_argument("--torchvision", action="store_true", help="its operator as well")
-    parser.add_argument("--compile", action="store_true", help="compiled steps as well")
+    parser.add_argument("--compile", action="store_true", help="the compiled step as well")
     parser.add_argument("--commit", help="what is measured, where git is not there to say so")
     parser.add_argument("--out", type=Path, help="where to write the rows, as JSON")
     args = parser.parse_args()
@@ -200,11 +209,9 @@ def main() -> None:
         "torchvision": torchvision.__version__,
     }
     rows = []
-    print(
-        "| network | dtype | plain ms | dcn ms | dcn / plain | torchvision / plain "
-        "| compiled plain / plain | compiled dcn / plain |"
-    )
-    print("|---" * 8 + "|")
+    ratios = ("dcn", "torchvision", "compiled dcn")
+    head = ("network", "dtype", "plain ms", "dcn ms", *(f"{kind} / plain" for kind in ratios))
+    print(f"| {' | '.join(head)} |", "|---" * len(head) + "|", sep="\n")
     for network in args.models:
         for dtype in args.dtypes:
             rows.append(measure(network, dtype, args) | stamp)

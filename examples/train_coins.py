@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # Two halves of one photograph: coins to learn on, and coins never seen in training.
     learn, held_out = demo_data.scenes()
-    batches = demo_data.draw_batches(learn, args.steps, batch=2, size=128, seed=args.seed)
+    batches = demo_data.draw_batches(learn.to(device), args.steps, 2, 128, args.seed)
 
     # A Mask R-CNN on a ResNet-18 whose layers 2 to 4 went through dcn.convert_backbone.
     model = demo_model.build_model(args.seed, deformable=True).to(device)
