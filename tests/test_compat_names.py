@@ -120,11 +120,15 @@ def test_repr():
     assert repr(compat.mmcv.ModulatedDeformConv2d(4, 6, 3)) == "ModulatedDeformConv2d()"
     assert repr(compat.detectron2.ModulatedDeformConv(4, 6, 3, norm=nn.ReLU())).split("\n") == [
         "ModulatedDeformConv(",
-        "  in_channels=4, out_channels=6, kernel_size=(3, 3), stride=(1, 1), padding=(0, 0), "
-        "dilation=(1, 1), groups=1, deformable_groups=1, bias=True",
+        "  in_channels=4, out_channels=6, kernel_size=(3, 3), stride=1, padding=0, "
+        "dilation=1, groups=1, deformable_groups=1, bias=True",
         "  (norm): ReLU()",
         ")",
     ]
+    assert repr(compat.detectron2.DeformConv(4, 6, 3)) == (
+        "DeformConv(in_channels=4, out_channels=6, kernel_size=(3, 3), stride=(1, 1), "
+        "padding=(0, 0), dilation=(1, 1), groups=1, deformable_groups=1, bias=False)"
+    )
     assert repr(compat.dcnv2.DCN(4, 6, 3, 1, 1)).startswith("DCN(\n  (conv_offset_mask): Conv2d(4")
 
 

@@ -75,7 +75,7 @@ def test_a_built_layer_is_converted(name):
     assert row.why_left == "" and row.layer.startswith("mmcv.ops.")
     assert type(real).__module__.startswith("dcn.compat.mmcv")
     torch.testing.assert_close(output_and_gradients(real, inputs), expected)
-    copy.deepcopy(model), repr(model)
+    copy.deepcopy(model)
 
 
 @EACH_LAYER
@@ -87,6 +87,7 @@ def test_everything_public_is_there(name):
     for attribute in vars(real):
         assert attribute.startswith("__") or hasattr(mine, attribute), attribute
     assert mine._version == real._version
+    assert repr(instance) == repr(layer_of(theirs, name))
     for function in ("__init__", "forward"):
         expected, got = (
             list(inspect.signature(getattr(cls, function)).parameters.values())
