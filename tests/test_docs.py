@@ -88,7 +88,9 @@ def test_links_lead_somewhere(page):
             assert (page.path.parent / target).exists(), target
 
 
-def test_the_picture_is_what_its_script_draws():
+def test_the_pictures_are_what_their_script_draws():
     folder = ROOT / "docs" / "pictures"
-    script = runpy.run_path(str(folder / "draw.py"))
-    assert (folder / "how_it_works.svg").read_text() == script["picture"]()
+    pictures = runpy.run_path(str(folder / "draw.py"))["PICTURES"]
+    assert {path.name for path in folder.glob("*.svg")} == set(pictures)
+    for name, draw in pictures.items():
+        assert (folder / name).read_text() == draw()
