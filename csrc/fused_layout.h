@@ -12,7 +12,6 @@
 
 #include <numeric>
 
-#include "fast_divide.h"
 #include "shape.h"
 
 namespace dcn {
@@ -80,30 +79,18 @@ inline FusedLayout fused_layout(const ConvShape& shape, int element_bytes) {
 struct FusedStep {
   int32_t block, first_tap, slice, tap;  // first_tap: of the chunk
 };
-// Finds it without a division.
-struct StepWalk {
-  Divisor block, chunk;     // their steps
-  Divisor taps, last_taps;  // of a chunk, and of the last one
-  int32_t last_chunk = 0;
-
-  StepWalk() = default;
-  StepWalk(const FusedLayout& layout, int32_t all_taps)
-      : block(static_cast<uint32_t>(layout.slices * all_taps)),
-        chunk(static_cast<uint32_t>(layout.slices * layout.chunk_taps)),
-        taps(static_cast<uint32_t>(layout.chunk_taps)),
-        last_taps(static_cast<uint32_t>((all_taps - 1) % layout.chunk_taps + 1)),
-        last_chunk((all_taps - 1) / layout.chunk_taps) {}
-
-  DCN_HOST_DEVICE FusedStep at(int32_t step) const {
-    const int32_t in_block = block.quotient(step);
-    int32_t rest = step - in_block * block.value;
-    const int32_t in_chunk = chunk.quotient(rest);
-    rest -= in_chunk * chunk.value;
-    const Divisor& of_slice = in_chunk == last_chunk ? last_taps : taps;
-    const int32_t first_tap = in_chunk * taps.value, slice = of_slice.quotient(rest);
-    return {in_block, first_tap, slice, first_tap + rest - slice * int32_t(of_slice.value)};
-  }
-};
+DCN_HOST_DEVICE FusedStep step_at(const FusedLayout& layout, int32_t taps, int32_t step) {
+  const int32_t per_block = layout.slices * taps;
+  const int32_t block = step / per_block;
+  int32_t rest = step - block * per_block;
+  const int32_t per_chunk = layout.slices * layout.chunk_taps;
+  const int32_t first_tap = rest / per_chunk * layout.chunk_taps;
+  rest -= first_tap * layout.slices;
+  const int32_t left = taps - first_tap;
+  const int32_t chunk = left < layout.chunk_taps ? left : layout.chunk_taps;
+  const int32_t slice = rest / chunk;
+  return {block, first_tap, slice, first_tap + rest - slice * chunk};
+}
 
 // The channel of the caller's convolution group that a padded one holds, or -1 for a zero.
 DCN_HOST_DEVICE int32_t unpadded_channel(const FusedLayout& layout, int32_t padded) {

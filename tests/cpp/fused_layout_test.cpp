@@ -142,10 +142,9 @@ TEST(FusedStep, WalkVisitsEachTapOfEachSliceOnceInOrder) {
       }
     }
     ASSERT_EQ(static_cast<int32_t>(expected.size()), layout.steps);
-    const StepWalk walk(layout, taps);
     std::set<std::array<int32_t, 3>> visited;
     for (int32_t step = 0; step < layout.steps; ++step) {
-      const FusedStep at = walk.at(step);
+      const FusedStep at = step_at(layout, taps, step);
       const std::array<int32_t, 4> found{at.block, at.first_tap, at.slice, at.tap};
       ASSERT_EQ(found, expected[step]) << "step " << step;
       visited.insert({at.block, at.slice, at.tap});

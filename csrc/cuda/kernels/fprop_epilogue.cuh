@@ -21,7 +21,7 @@ class TileBias {
   __device__ __forceinline__ TileBias(const FpropParams& params, int32_t group,
                                       int32_t channel_tile) {
     static_assert(Config::kTileChannels <= Config::kThreads);
-    const int32_t per_group = params.group_outputs;
+    const int32_t per_group = params.shape.output_channels_per_group();
     const int32_t k = channel_tile * Config::kTileChannels + threadIdx.x;
     if (params.bias == nullptr || threadIdx.x >= Config::kTileChannels || k >= per_group) return;
     from_ = static_cast<const Element*>(params.bias) + group * per_group + k;
@@ -54,7 +54,7 @@ class OutputTile {
         bias_(bias + 8 * (threadIdx.x & 3)),
         exchange_(reinterpret_cast<float*>(exchange)) {
     const ConvShape& shape = params.shape;
-    const int32_t per_group = params.group_outputs;
+    const int32_t per_group = shape.output_channels_per_group();
     first_ = group * per_group + first_channel;
     end_ = (group + 1) * per_group;
     const int64_t in_image = int64_t{row.at.p} * shape.Q + row.at.q;

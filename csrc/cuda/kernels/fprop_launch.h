@@ -14,8 +14,7 @@ namespace dcn {
 inline dim3 lay_out_grid(FpropParams& params, const FpropTile& tile, int ctas,
                          int multiprocessors) {
   const ConvShape& shape = params.shape;
-  params.group_outputs = shape.output_channels_per_group();
-  const int64_t per_group = tiles_of(params.group_outputs, tile.channels);
+  const int64_t per_group = tiles_of(shape.output_channels_per_group(), tile.channels);
   const int64_t channel_tiles = shape.G * per_group;
   params.pixels = static_cast<uint32_t>(shape.output_pixels());
   params.pixel_tiles = static_cast<int32_t>(tiles_of(shape.output_pixels(), tile.pixels));
@@ -31,8 +30,6 @@ inline dim3 lay_out_grid(FpropParams& params, const FpropTile& tile, int ctas,
   const int64_t room =
       params.split_k > 1 ? params.pixel_tiles : int64_t{multiprocessors} * ctas / channel_tiles;
   const int64_t columns = std::max<int64_t>(std::min<int64_t>(params.pixel_tiles, room), 1);
-  params.columns = Divisor(static_cast<uint32_t>(columns));
-  params.steps = StepWalk(params.layout, shape.taps());
   return dim3(static_cast<unsigned>(columns), static_cast<unsigned>(channel_tiles),
               static_cast<unsigned>(params.split_k));
 }

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
     }
 
     for (int32_t step = 0; step < layout.steps;) {
-      const FusedStep at = params.steps.at(step);
+      const FusedStep at = step_at(layout, shape.taps(), step);
       int32_t left = gather.run_length(params, at);
       step += left;
       gather.begin_tiles(row_of, at);

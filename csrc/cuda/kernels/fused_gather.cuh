@@ -176,7 +176,8 @@ class WideGather {
     const int32_t own_row = lane_ % kWarpPixels, own_tap = lane_ / kWarpPixels;
     const int32_t channel =
         group_ * params_.layout.group_channels + block * params_.layout.block_channels;
-    const int32_t map = params_.offset_group.quotient(channel) * shape.taps() + first_tap + own_tap;
+    const int32_t map =
+        channel / params_.layout.offset_channels * shape.taps() + first_tap + own_tap;
     MapCursor<Math> offset(params_.offset, row.at, 2 * map), mask(params_.mask, row.at, map);
     uint32_t dy[kRounds], dx[kRounds], modulation[kRounds];
 #pragma unroll

@@ -37,8 +37,6 @@ struct FpropParams {
   int32_t pixel_tiles;                                // of the output pixels
   PixelWalk walk;                                     // or one that is given
   Divisor channel_tiles, kernel_width, offset_group;  // tiles of a group; S; channels
-  Divisor columns;                                    // of the grid
-  StepWalk steps;
   int32_t part_steps, longer_parts;  // steps of a part of split_k; parts that have one more
 
   const void* input;  // [N, H, W, layout.channels], vectors aligned
@@ -48,8 +46,7 @@ struct FpropParams {
   const void* bias;    // [K], or null
   void* output;        // [N, P, Q, K], or [N, K, P, Q] where nchw
   bool nchw;
-  int32_t group_outputs;  // channels of a convolution group; set by the launcher
-  int32_t split_k;        // CTAs that share a tile, each with a part of the steps
+  int32_t split_k;  // CTAs that share a tile, each with a part of the steps
 };
 
 // NHWC [pixels, C] to [pixels, layout.channels], zeros where the layout pads.

@@ -60,7 +60,7 @@ __device__ __forceinline__ void start_weights(const FpropParams& params,
   constexpr int kTilePieces = Config::kTileChannels / kPieceChannels;
   constexpr int kPieceBytes = kPieceChannels * kSliceBytes;
   constexpr int kParts = weight_parts(Config::Math::kKind);
-  const int32_t pieces = tiles_of(params.group_outputs, kPieceChannels);
+  const int32_t pieces = tiles_of(params.shape.output_channels_per_group(), kPieceChannels);
   const int32_t first = channel_tile * kTilePieces;
   const int64_t of_step = int64_t{group} * params.layout.steps + step;
   weights.start({static_cast<const uint8_t*>(params.weight) +
@@ -87,8 +87,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int32_t tiles = Config::tiles(params);
   if (blockIdx.x >= tiles) return;
   TileBias<Config>(params, group, channel_tile).prefetch();
-  typename Config::Weights weights(aligned, end - begin,
-                                   params.columns.quotient(tiles - 1 - blockIdx.x) + 1, thread);
+  typename Config::Weights weights(aligned, end - begin, (tiles - 1 - blockIdx.x) / gridDim.x + 1,
+                                   thread);
   float* const bias = reinterpret_cast<float*>(shared_memory + (weights.end() - start));
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
   typename Config::Gather gather(params, plans, group, thread);
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     for (float& total : totals) total = 0.f;
 
     for (int32_t step = begin; step < end;) {
-      const FusedStep at = params.steps.at(step);
+      const FusedStep at = step_at(layout, shape.taps(), step);
       int32_t left = min(end - step, gather.run_length(params, at));
       step += left;
       gather.begin(row_of(tile), at);
@@ -147,10 +147,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 
     // Found again rather than kept: the loop above has no register to spare.
     asm volatile("" : "+r"(tile));
-    const uint32_t row = unkept(blockIdx.y), out_group = params.channel_tiles.quotient(row);
-    const uint32_t out_tile = row - out_group * params.channel_tiles.value;
-    const OutputTile<Math> out(params, bias, plans + thread / 32 * Config::kPlanBytes, out_group,
-                               out_tile * Config::kTileChannels, row_of(tile));
+    const OutputTile<Math> out(params, bias, plans + thread / 32 * Config::kPlanBytes, group,
+                               channel_tile * Config::kTileChannels, row_of(tile));
     if (params.split_k == 1) {
       store_tile<Config>(out, sums);
     } else {
