@@ -14,7 +14,7 @@ constexpr int64_t tiles_of(int64_t length, int64_t tile) { return (length + tile
 constexpr int weight_parts(FusedMath math) { return math == FusedMath::k3xTf32 ? 2 : 1; }
 
 // What a CTA of compute capability 9.0 can have of shared memory, and one of any other from 8.0 on.
-constexpr int kStaticSharedBytes = 64;  // WeightRequests and a ticket
+constexpr int kStaticSharedBytes = 64;  // WeightRequests
 constexpr int kFusedSharedBytes = 227 * 1024 - kStaticSharedBytes;
 constexpr int kFusedSharedBytesSm80 = 99 * 1024;
 
@@ -64,12 +64,28 @@ constexpr FpropTile kFpropTiles[] = {
 };
 constexpr int kFpropTileCount = sizeof(kFpropTiles) / sizeof(kFpropTiles[0]);
 
-// CTAs that may share a tile, and where they meet.
-constexpr int kMostParts = 4;
-struct SplitTile {
-  int32_t tickets, left;  // drawn; sums left in memory
-  int32_t part_of_ticket[kMostParts - 1];
-};
+// CTAs that may share a tile, as a cluster does (split_tile.cuh).
+constexpr int kMostParts = 6;
+constexpr int kChannelsPerStore = 32;
+// Sums that a CTA leaves to the others: all but those of its share of the stores.
+constexpr int64_t exchange_bytes(const FpropTile& tile, int parts) {
+  const int stores = tile.channels / kChannelsPerStore;
+  return parts > 1 ? int64_t{stores - stores / parts} * kChannelsPerStore * tile.pixels * 4 : 0;
+}
+// What that costs, in nanoseconds on an H200: waiting for one another, and the reading of the
+// others' sums at 25 bytes a nanosecond.
+constexpr int64_t exchange_ns(const FpropTile& tile, int parts) {
+  if (parts == 1) return 0;
+  const int64_t stores = tiles_of(tile.channels / kChannelsPerStore, parts);
+  return 900 + 300 * parts + stores * (parts - 1) * kChannelsPerStore * tile.pixels * 4 / 25;
+}
+// Clusters that run at the same time, a CTA on each multiprocessor: those of an H200, whose 132
+// multiprocessors lie in groups that a cluster does not leave, or in proportion.
+constexpr int64_t clusters_at_once(int multiprocessors, int parts) {
+  constexpr int kOfAnH200[kMostParts] = {132, 66, 39, 30, 22, 17};
+  const int64_t clusters = int64_t{kOfAnH200[parts - 1]} * multiprocessors / 132;
+  return clusters > 1 ? clusters : 1;
+}
 
 constexpr int kWarpPixels = 16;
 // A warp's plan: weights and corners of kPlanTaps samples of each of its pixels, and which are
@@ -95,6 +111,13 @@ inline int64_t packed_bytes(const ConvShape& shape, const FusedLayout& layout, F
 
 constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {
   return weight_parts(math) * tile.channels * kSliceBytes;
+}
+// Whether the sums of a split go where the weights were.
+constexpr bool split_fits(const FpropTile& tile, FusedMath math, int64_t steps, int parts) {
+  const int64_t least_steps = steps / parts;
+  const int64_t weight_tiles = tile.stages == 0 ? least_steps : tile.stages;
+  return least_steps > 0 &&
+         exchange_bytes(tile, parts) <= weight_tiles * weight_tile_bytes(tile, math);
 }
 constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t steps) {
   const int plans = tile.pixels / kWarpPixels;

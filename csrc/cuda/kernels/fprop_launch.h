@@ -26,7 +26,9 @@ inline dim3 lay_out_grid(FpropParams& params, const FpropTile& tile, int ctas,
   params.offset_group = Divisor(params.layout.offset_channels);
   params.part_steps = params.layout.steps / params.split_k;
   params.longer_parts = params.layout.steps % params.split_k;
-  const int64_t room = int64_t{multiprocessors} * ctas / channel_tiles / params.split_k;
+  // The CTAs of a split need their shared memory at the end, and no weights of a tile to come.
+  const int64_t room =
+      params.split_k > 1 ? params.pixel_tiles : int64_t{multiprocessors} * ctas / channel_tiles;
   const int64_t columns = std::max<int64_t>(std::min<int64_t>(params.pixel_tiles, room), 1);
   return dim3(static_cast<unsigned>(columns), static_cast<unsigned>(channel_tiles),
               static_cast<unsigned>(params.split_k));

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
   float* const bias = reinterpret_cast<float*>(
       shared_memory + Config::tile.stages * Config::kHalfBytes + kBarrierBytes);
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
-  load_bias<Config>(params, bias, group, channel_tile);
+  TileBias<Config>::store(TileBias<Config>(params, group, channel_tile).load(), bias);
   typename Config::Gather gather(params, plans, group, thread);
 
   float sums[Config::kRowTiles][Config::kTileChannels / 2];

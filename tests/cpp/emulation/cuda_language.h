@@ -26,11 +26,11 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
-// Static inside a function, and `extern` may stand before it. CTAs run one after the other.
+// Static inside a function, and `extern` may stand before it. CTAs that run at the same time are
+// threads to the CPU, so that each has its own.
 #define __shared__ thread_local
-
-inline const emulation::Index& threadIdx = emulation::thread_index;
-inline const emulation::Index& blockIdx = emulation::block_index;
+#define threadIdx emulation::thread_index
+#define blockIdx emulation::block_index
 inline const emulation::Index& blockDim = emulation::block_size;
 inline const emulation::Index& gridDim = emulation::grid_size;
 

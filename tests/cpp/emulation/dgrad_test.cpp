@@ -38,7 +38,7 @@ TYPED_TEST(Dgrad, EveryTile) {
       ++number;
       GemmRun run;
       run.tile = tile;
-      run.split_k = 1 + static_cast<int>(number + tile) % 3;
+      run.split_k = 1 + static_cast<int>(number + tile) % dcn::kMostParts;
       run.nchw = number % 2 == 0;
       if (!dgrad_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
       seed(number);

@@ -34,7 +34,7 @@ TYPED_TEST(Fprop, EveryTile) {
       ++number;
       GemmRun run;
       run.tile = tile;
-      run.split_k = 1 + static_cast<int>(number + tile) % 3;
+      run.split_k = 1 + static_cast<int>(number + tile) % dcn::kMostParts;
       run.nchw = number % 2 == 0;
       if (!fprop_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
       seed(number);

@@ -40,14 +40,22 @@ inline dcn::SamplingMap map_of(const dcn::ConvShape& shape, const float* data, i
   return {data, dcn::Dtype::kF32, int64_t{channels} * pixels, pixels, shape.Q, 1};
 }
 
-// The weight in the order of the steps, for the forward pass or the transposed convolution.
+// The weight in the order of the steps, for the forward pass or the transposed convolution, from
+// [K, C/G, R, S] in memory or, with `channels_last`, [K, R, S, C/G].
 template <class Math>
-DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed,
-                                   int32_t tile_channels) {
+DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int32_t tile_channels,
+                                   bool channels_last = false) {
   using Element = typename Math::Element;
   const dcn::ConvShape& shape = conv.shape;
-  const int32_t stride_c = shape.taps(), stride_k = shape.channels_per_group() * shape.taps();
-  auto weight = to_device<Element>(conv.weight);
+  const int32_t taps = shape.taps(), channels = shape.channels_per_group();
+  const int32_t stride_c = channels_last ? 1 : taps, stride_k = channels * taps;
+  const int32_t stride_tap = channels_last ? channels : 1;
+  std::vector<float> values(conv.weight.size());
+  for (int32_t i = 0; i < static_cast<int32_t>(values.size()); ++i) {
+    const int32_t k = i / stride_k, c = i / taps % channels, tap = i % taps;
+    values[k * stride_k + c * stride_c + tap * stride_tap] = conv.weight[i];
+  }
+  auto weight = to_device<Element>(values);
 
   dcn::PackWeightParams params{};
   params.shape = transposed ? dcn::transposed(shape) : shape;
@@ -57,8 +65,8 @@ DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed,
   params.stride_g = int64_t{shape.output_channels_per_group()} * stride_k;
   params.stride_k = transposed ? stride_c : stride_k;
   params.stride_c = transposed ? stride_k : stride_c;
-  params.stride_r = shape.S;
-  params.stride_s = 1;
+  params.stride_r = int64_t{shape.S} * stride_tap;
+  params.stride_s = stride_tap;
   params.tile_channels = tile_channels;
   const int64_t tiles = int64_t{shape.G} * params.layout.steps *
                         dcn::tiles_of(params.shape.output_channels_per_group(), tile_channels);
