@@ -44,14 +44,14 @@ bool dgrad_fits(const FpropTile& tile, const ConvShape& shape, FusedMath math, i
 DgradPlan dgrad_candidate(const ConvShape& chunk, const FusedLayout& grad_layout, FusedMath math,
                           int tile, int split_k) {
   const FpropTile& chosen = kDgradTiles[tile];
-  const int64_t tiles = tiles_of(chunk.input_pixels(), chosen.pixels) * chunk.G *
+  const int64_t tiles = tiles_of(dgrad_rows(transposed(chunk)), chosen.pixels) * chunk.G *
                         tiles_of(chunk.channels_per_group(), chosen.channels);
   DgradPlan plan;
   plan.tile = tile;
   plan.split_k = split_k;
   plan.images = chunk.N;
   plan.landing_bytes = landing_bytes(chunk, chunk.N, element_bytes(math), grad_layout.channels);
-  plan.irregular_bytes = irregular_bytes(chunk.input_pixels());
+  plan.irregular_bytes = irregular_bytes(dgrad_rows(transposed(chunk)));
   if (split_k > 1) {
     plan.split_bytes = tiles * sizeof(SplitTile);
     plan.partial_bytes = tiles * (split_k - 1) * chosen.pixels * chosen.channels * 4;
@@ -63,7 +63,7 @@ DgradPlan dgrad_candidate(const ConvShape& chunk, const FusedLayout& grad_layout
 int64_t estimate(const ConvShape& chunk, const DgradPlan& plan, FusedMath math, int32_t all_steps,
                  int multiprocessors) {
   const FpropTile& tile = kDgradTiles[plan.tile];
-  const int64_t tiles = tiles_of(chunk.input_pixels(), tile.pixels) * chunk.G *
+  const int64_t tiles = tiles_of(dgrad_rows(transposed(chunk)), tile.pixels) * chunk.G *
                         tiles_of(chunk.channels_per_group(), tile.channels);
   const int64_t rounds = tiles_of(tiles * plan.split_k, multiprocessors);
   const int64_t sums = (plan.split_k - 1) * int64_t{tile.pixels} * tile.channels * 4;

@@ -37,17 +37,14 @@ TEST(LandingPlan, PartsAreAlignedAndApart) {
     for (const int grad_bytes : {2, 4}) {
       const LandingPlan plan = landing_plan(shape, shape.N, grad_bytes, 72);
       const int64_t most = plan.most_heavy_bins;
-      int64_t rows = most * 4 * 72 * grad_bytes, records = plan.samples * kLandingRecordBytes;
-      if (plan.bands == 0) {
-        rows = std::max(rows, plan.samples * 4);
-        records = std::max(records, plan.bins * 4);
-      }
+      int64_t rows = most * 4 * 72 * grad_bytes;
+      if (plan.bands == 0) rows = std::max(rows, plan.samples * 4);
       const std::vector<std::pair<int64_t, int64_t>> parts = {
-          {plan.runs, plan.bins * kLandingRunBytes},
+          {plan.starts, (plan.bins + plan.planes) * kLandingStartBytes},
           {plan.heavy_bins, most * kHeavyBinBytes},
           {plan.heavy_count, 4},
           {plan.heavy_rows, rows},
-          {plan.records, records}};
+          {plan.records, plan.samples * kLandingRecordBytes}};
       int64_t end = 0;
       for (const auto& [begin, bytes] : parts) {
         EXPECT_EQ(begin % 256, 0);

@@ -14,13 +14,21 @@ struct IrregularTiles {
   DCN_HOST_DEVICE int32_t* list(int32_t tiles) { return flags() + tiles; }
 };
 
+// Rows of tiles are pixels of blocks; blocks go through an image in strips of two rows of them,
+// column by column. Set by the launcher.
+struct BlockWalk {
+  uint32_t height, width;  // blocks of an image
+  Divisor image, strip;    // blocks
+};
+
 // The forward pass of the transposed convolution (its input is grad, its output the input
 // gradient), whose samples are those of landing lists. `weight` is packed in tiles of
 // kPieceChannels, so that kernels with different tiles share it.
 struct DgradParams : FpropParams {
   LandingLists lists;
   int32_t channels_per_offset_group;
-  int32_t channels_of_tile;  // set by the launcher
+  int32_t channels_of_tile, plane_starts;  // starts of a plane's bins; set by the launcher
+  BlockWalk blocks;
   IrregularTiles* irregular;
 };
 

@@ -16,8 +16,8 @@ inline dim3 lay_out_grid(FpropParams& params, const FpropTile& tile, int ctas,
   const ConvShape& shape = params.shape;
   const int64_t per_group = tiles_of(shape.output_channels_per_group(), tile.channels);
   const int64_t channel_tiles = shape.G * per_group;
-  params.pixels = static_cast<uint32_t>(shape.output_pixels());
-  params.pixel_tiles = static_cast<int32_t>(tiles_of(shape.output_pixels(), tile.pixels));
+  if (params.pixels == 0) params.pixels = static_cast<uint32_t>(shape.output_pixels());
+  params.pixel_tiles = static_cast<int32_t>(tiles_of(params.pixels, tile.pixels));
   if (params.walk.cell_height == 0) {
     params.walk = pixel_walk(shape, tile.pixels / kWarpPixels);
   }

@@ -15,7 +15,7 @@
 // nothing but the gather is in the step's way: no exchange between lanes, no barrier of the CTA.
 //
 // A Config names Math, Params (an FpropParams or more), Gather, Weights, tile, the constants used
-// below, the shared memory of a CTA, and which tiles are walked.
+// below, the shared memory of a CTA, which tiles are walked, and which pixel a row of a tile is.
 #pragma once
 
 #include "fprop_epilogue.cuh"
@@ -42,13 +42,17 @@ __device__ __forceinline__ int32_t first_step(const FpropParams& params, int32_t
   return part * params.part_steps + min(part, params.longer_parts);
 }
 
-// Every tile of the pixels is walked.
+// Every tile of the pixels is walked, in the order of tile_row.
 struct AllTiles {
   static __device__ __forceinline__ int32_t tiles(const FpropParams& params) {
     return params.pixel_tiles;
   }
   static __device__ __forceinline__ int32_t tile_of(const FpropParams&, int32_t turn) {
     return turn;
+  }
+  static __device__ __forceinline__ TileRow row_at(const FpropParams& params, uint32_t first,
+                                                   uint32_t row) {
+    return tile_row(params, first, row);
   }
 };
 
@@ -89,8 +93,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   load_bias<Config>(params, bias, group, channel_tile);
   typename Config::Gather gather(params, plans, group, thread);
   const auto row_of = [&](int32_t tile) {
-    return tile_row(params, static_cast<uint32_t>(tile) * Config::kTilePixels,
-                    thread / 32 * kWarpPixels + thread % kWarpPixels);
+    return Config::row_at(params, static_cast<uint32_t>(tile) * Config::kTilePixels,
+                          thread / 32 * kWarpPixels + thread % kWarpPixels);
   };
 
   float sums[Config::kTileChannels / 2];
@@ -109,7 +113,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       int32_t left = min(end - step, gather.run_length(params, at));
       step += left;
       gather.begin(row_of(tile), at);
-      Config::begun(params, gather, tile);
       if (!started) start_weights<Config>(params, weights, group, channel_tile, begin);
       started = true;
       uint32_t a[16 * weight_parts(Math::kKind)] = {};
@@ -123,7 +126,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         // Of the step before; its fragments and weight tile are free.
         if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
         weights.release_previous();
-        to_fragments<Math>(value, thread & 4, a);
+        to_fragments<Math>(value, Config::kOddRowsSwapped && (thread & 4) != 0, a);
         ptx::wgmma_fence();
         multiply_step<Math>(sums, a, b, Config::kTileChannels * kSliceBytes);
         ptx::wgmma_commit();
@@ -139,6 +142,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 
     // Found again rather than kept: the loop above has no register to spare.
     asm volatile("" : "+r"(tile));
+    Config::ended(params, gather, tile, sums);
     const OutputTile<Math> out(params, bias, plans + thread / 32 * Config::kPlanBytes, group,
                                channel_tile * Config::kTileChannels, row_of(tile));
     if (params.split_k == 1) {

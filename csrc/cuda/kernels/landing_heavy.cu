@@ -74,7 +74,7 @@ class HeavySum {
       mask = mask_at(work_, plane_, at);
     }
     add();
-    const Sample<float> sample = sample_at(work_, plane_, at, bits);
+    const Sample<float> sample = sample_at(work_, point_at(work_, plane_, at, bits));
     batch_.pixel[lane_] = pixel;
     batch_.weight[lane_] = {mask * sample.weight(0), mask * sample.weight(1),
                             mask * sample.weight(2), mask * sample.weight(3)};
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kHeavyThreads, 1)
   for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
     const uint32_t heavy = item / channel_blocks;
     const HeavyBin bin = work.heavy_bins[heavy];
-    const Plane plane = plane_at(work, work.plane_bins.quotient(bin.bin));
+    const Plane plane = plane_at(work, work.plane_starts.quotient(bin.bin));
     const uint32_t first_row = plane.image * work.pixels.value;
     const int32_t first_channel = (item - heavy * channel_blocks) * kBlockChannels;
     const int32_t channel = first_channel + lane % kRowLanes * kVec;

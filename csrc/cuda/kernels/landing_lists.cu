@@ -17,21 +17,21 @@ LandingWork work_of(const LandingParams& params, const LandingPlan& plan) {
   work.call = params;
   work.samples = static_cast<uint32_t>(plan.samples);
   work.bins = static_cast<uint32_t>(plan.bins);
+  work.planes = static_cast<uint32_t>(plan.planes);
   work.pixels = Divisor(shape.output_pixels_per_image());
   work.images = Divisor(params.images);
   work.output_width = Divisor(shape.Q);
   work.taps = Divisor(shape.taps());
   work.kernel_width = Divisor(shape.S);
-  work.plane_bins = Divisor((shape.H + 1) * (shape.W + 1));
+  work.plane_starts = Divisor((shape.H + 1) * (shape.W + 1) + 1);
   work.bands = Divisor(std::max(plan.bands, 1));
   work.band_bins = plan.band_bins;
-  work.runs = reinterpret_cast<int2*>(bytes + plan.runs);
+  work.starts = reinterpret_cast<uint32_t*>(bytes + plan.starts);
   work.heavy_bins = reinterpret_cast<HeavyBin*>(bytes + plan.heavy_bins);
   work.heavy_rows = bytes + plan.heavy_rows;
   work.places = reinterpret_cast<uint32_t*>(bytes + plan.heavy_rows);
   work.heavy_count = reinterpret_cast<uint32_t*>(bytes + plan.heavy_count);
   work.records = reinterpret_cast<LandingRecord*>(bytes + plan.records);
-  work.counts = reinterpret_cast<uint32_t*>(bytes + plan.records);
   return work;
 }
 
@@ -39,7 +39,7 @@ LandingWork work_of(const LandingParams& params, const LandingPlan& plan) {
 
 LandingLists landing_lists(const LandingParams& params) {
   const LandingWork work = work_of(params, plan_of(params));
-  return {work.records, work.runs, work.heavy_rows};
+  return {work.records, work.starts, work.heavy_rows};
 }
 
 cudaError_t launch_landing_lists(const LandingParams& params, cudaStream_t stream) {

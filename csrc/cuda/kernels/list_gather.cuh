@@ -1,10 +1,10 @@
-// From landing lists to fragments of A: the gather of the input gradient. As fused_gather.cuh, but
-// a row (a pixel of the image) collects as many rows of grad as samples touch it, four on average.
+// The second kernel's gather: from landing lists to fragments of A, row by row. As
+// fused_gather.cuh, but a row (a pixel of the image) collects as many rows of grad as samples touch
+// it.
 //
-// Lists of all taps of a chunk are merged at once. Tiles whose lists are too long for that, or meet
-// a heavy bin, are listed for a second kernel, kIrregular: there each step merges its own lists,
-// and where one tap alone is too long, or a bin is heavy, the rows walk the bins in memory. Slower,
-// but without a limit; and apart, because the code of that costs the first kernel its registers.
+// Each step merges its own lists; where they are too long for the shared memory, or a bin is heavy,
+// the rows walk the bins in memory. Slower than block_gather.cuh, but without a limit, and a row of
+// grad meets no pixel that it does not belong to.
 #pragma once
 
 #include "fused_gather.cuh"
@@ -12,7 +12,7 @@
 
 namespace dcn {
 
-template <class Math, int kRowsInFlight, bool kIrregular>
+template <class Math>
 class ListGather {
  public:
   __device__ __forceinline__ ListGather(const DgradParams& params, uint8_t* plans, int32_t,
@@ -31,39 +31,28 @@ class ListGather {
   __device__ __forceinline__ void begin(const TileRow& row, FusedStep at) {
     lists_.begin(row, at);
     tap_ = at.tap - at.first_tap;
-    regular_ = kIrregular || lists_.merge_all();
     left_ = params_.layout.block_channels * kElementBytes - at.slice * kSliceBytes;
     const uint8_t* slice = grad() +
                            static_cast<int32_t>(params_.channel_tiles.quotient(blockIdx.y)) *
                                params_.layout.group_channels * kElementBytes +
                            at.slice * kSliceBytes;
     vectors_.locate(slice, left_, lane_);
-    if constexpr (!kIrregular) start();
   }
 
-  // Whether all lists of the chunk could be merged; those that could not are empty.
-  __device__ __forceinline__ bool regular() const { return regular_; }
-
-  // The values of this step; with `more`, the loads of the next are on their way at the end.
-  __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more) {
+  // The values of this step. No load of the next is on its way at the end.
+  __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) value[i][k] = 0;
     }
-    const int32_t left = left_;
-    if constexpr (kIrregular) {
-      if (lists_.merge_one(tap_)) {
-        start();
-        collect(value, false);
-      } else {
-        walk(value);
-        advance();
-      }
+    if (lists_.merge(tap_)) {
+      collect(value);
     } else {
-      collect(value, more);
+      walk(value);
     }
-    finish(value, left);
+    finish(value);
+    advance();
   }
 
  private:
@@ -71,107 +60,50 @@ class ListGather {
   static constexpr int kElementBytes = sizeof(Element);
   static constexpr int kElements = kVectorBytes / kElementBytes;
 
-  // From the warp's first image on.
+  // From the warp's image on.
   __device__ __forceinline__ const uint8_t* grad() const {
     return static_cast<const uint8_t*>(params_.input) +
            int64_t{plan_->first_row} * lists_.row_bytes();
   }
-  // A row's list of the tap: its next four, and in the upper half how many are left.
-  struct Cursor {
-    uint32_t bits;
-    __device__ __forceinline__ bool more() const { return bits >= 0x10000u; }
-    __device__ __forceinline__ uint32_t at() const { return bits & 0xffffu; }
-    // Beyond the end it must not come round: it stays there.
-    __device__ __forceinline__ Cursor next() const { return {more() ? bits - 0xffffu : bits}; }
-  };
-  __device__ __forceinline__ Cursor list_of(int r) const {
-    return {plan_->head[tap_][lane_ / 4 + 8 * r]};
-  }
 
-  // The first loads of a step that has none on their way.
-  __device__ __forceinline__ void start() {
-#pragma unroll
-    for (auto& vector : four_) {
-#pragma unroll
-      for (uint4& row : vector) row = {};
-    }
+  // Adds up the lists, four entries of each row at a time; a warp's rows go on together until the
+  // longest of its lists ends.
+  __device__ __forceinline__ void collect(uint32_t (&value)[4][4]) {
+    uint32_t at[2], left[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      cursor_[r] = list_of(r);
-      if (r < kRowsInFlight) load(r, cursor_[r], plan_->offset[cursor_[r].at()]);
+      const uint32_t head = plan_->head[lane_ / 4 + 8 * r];
+      at[r] = head & 0xffffu;
+      left[r] = head >> 16;
     }
-  }
-
-  // Adds up the step's lists, four entries of each row at a time; a warp's rows go on together
-  // until the longest of its lists ends. Beyond the end of its list a row loads nothing, and adds
-  // what it has with weights of 0: cheaper than a branch of its own. (What it has is its own, so
-  // that an infinity there may become NaN, but spreads to no other row.)
-  __device__ __forceinline__ void collect(uint32_t (&value)[4][4], bool more) {
-    int32_t left = max(plan_->longest[tap_], 1u);
-    bool last;
+    const uint32_t longest = plan_->longest;
 #pragma unroll 1
-    do {
-      last = --left == 0;
-      if constexpr (kRowsInFlight == 2) {
-        if (last) advance();
+    for (uint32_t i = 0; i < longest; ++i) {
 #pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const Cursor then = next(r, last, more);
-          const uint4 offset = plan_->offset[then.at()];
-          add(r, r, value);
-          load(r, then, offset);
-          cursor_[r] = then;
+      for (int r = 0; r < 2; ++r) {
+        if (i >= left[r]) continue;
+        const uint4 offset = plan_->offset[at[r] + i], weight = plan_->weight[at[r] + i];
+#pragma unroll
+        for (int v = 0; v < 2; ++v) {
+          uint4 four[4];
+          load_corners(vectors_.at[v], offset, four);
+          Math::add(four, weight, value[2 * r + v]);
         }
-      } else {
-        const uint4 other = plan_->offset[cursor_[1].at()];
-        add(0, 0, value);
-        load(0, cursor_[1], other);
-        if (last) advance();
-        const Cursor then = next(0, last, more);
-        const uint4 offset = plan_->offset[then.at()];
-        add(1, 0, value);
-        load(0, then, offset);
-        cursor_[0] = then;
-        cursor_[1] = next(1, last, more);
       }
-    } while (!last);
-  }
-
-  __device__ __forceinline__ Cursor next(int r, bool last, bool more) const {
-    if (!last) return cursor_[r].next();
-    return more ? list_of(r) : Cursor{0};
-  }
-  // The four of row r, which are in flight in that slot.
-  __device__ __forceinline__ void add(int r, int slot, uint32_t (&value)[4][4]) const {
-    const Cursor& cursor = cursor_[r];
-    // The slot of two rows may hold the other's values, and 0 times an infinity is not 0.
-    if (kRowsInFlight == 1 && !cursor.more()) return;
-    const uint4 weight = plan_->weight[cursor.more() ? cursor.at() : kListQuads];
-    Math::add(four_[2 * slot], weight, value[2 * r]);
-    Math::add(four_[2 * slot + 1], weight, value[2 * r + 1]);
-  }
-  __device__ __forceinline__ void load(int slot, const Cursor& cursor, const uint4& offset) {
-    const bool exists = cursor.more();
-#pragma unroll
-    for (int v = 0; v < 2; ++v) {
-      ptx::load_vector_if(exists, vectors_.at[v] + offset.x, four_[2 * slot + v][0]);
-      ptx::load_vector_if(exists, vectors_.at[v] + offset.y, four_[2 * slot + v][1]);
-      ptx::load_vector_if(exists, vectors_.at[v] + offset.z, four_[2 * slot + v][2]);
-      ptx::load_vector_if(exists, vectors_.at[v] + offset.w, four_[2 * slot + v][3]);
     }
   }
 
-  // Rounds the values; vectors beyond the `left` bytes of the slice are 0.
-  __device__ __forceinline__ void finish(uint32_t (&value)[4][4], int32_t left) const {
+  // Rounds the values; vectors beyond the slice are 0.
+  __device__ __forceinline__ void finish(uint32_t (&value)[4][4]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) value[i][k] = Math::rounded(value[i][k]);
     }
-    if (left >= kSliceBytes) return;
+    if (left_ >= kSliceBytes) return;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      if (LaneVectors::byte(unkept(lane_), i % 2) < left) continue;
+      if (LaneVectors::byte(unkept(lane_), i % 2) < left_) continue;
 #pragma unroll
       for (int k = 0; k < 4; ++k) value[i][k] = 0;
     }
@@ -194,18 +126,21 @@ class ListGather {
 #pragma unroll 1
         for (int corner = 3; corner >= 0; --corner) {
           // The bin of which this row is that corner.
-          const int2 run = __ldg(lists_.runs_of(tap_) + bin +
-                                 (corner & 2 ? 0 : params_.shape.Q + 1) + (corner & 1 ? 0 : 1));
-          if (run.x < 0) {
+          const uint32_t* start = lists_.starts(tap_) + bin +
+                                  (corner & 2 ? 0 : params_.shape.Q + 1) + (corner & 1 ? 0 : 1);
+          const uint32_t begin = __ldg(start), end = __ldg(start + 1) & ~kHeavyStart;
+          if (begin & kHeavyStart) {
+            const uint32_t heavy = __float_as_uint(load_record(params_, begin & ~kHeavyStart).mask);
             const uint8_t* rows = static_cast<const uint8_t*>(params_.lists.heavy_rows) +
-                                  (int64_t{~run.x} * 4 + corner) * lists_.row_bytes();
+                                  (int64_t{heavy} * 4 + corner) * lists_.row_bytes();
             add_row(1.f, rows - grad(), sums);
           } else {
 #pragma unroll 2
-            for (int32_t i = run.x; i < run.y; ++i) {
-              const LandingRecord record = lists_.load_record(i);
-              const float w = record.mask * (corner & 2 ? record.ly : 1.f - record.ly) *
-                              (corner & 1 ? record.lx : 1.f - record.lx);
+            for (uint32_t i = begin; i < end; ++i) {
+              const LandingRecord record = load_record(params_, i);
+              const float ly = record.y - floorf(record.y), lx = record.x - floorf(record.x);
+              const float w =
+                  record.mask * (corner & 2 ? ly : 1.f - ly) * (corner & 1 ? lx : 1.f - lx);
               add_row(w,
                       int64_t{record.row - static_cast<uint32_t>(plan_->first_row)} *
                           lists_.row_bytes(),
@@ -257,12 +192,9 @@ class ListGather {
   const int lane_;
   ListPlan* const plan_;
   ListMerge<Math> lists_;
-  bool regular_;
   int32_t tap_;   // of the chunk
   int32_t left_;  // bytes of the group's channels from the slice on
   LaneVectors vectors_;
-  Cursor cursor_[2];  // of this lane's two rows
-  uint4 four_[2 * kRowsInFlight][4];
 };
 
 }  // namespace dcn

@@ -33,11 +33,11 @@ DgradResult run_dgrad(const Convolution& conv, const GemmRun& run, int heavy = d
   auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, layout);
   auto packed = packed_weight<Math>(conv, /*transposed=*/true, dcn::kPieceChannels);
   HostLists<Math> lists(conv, heavy);
-  const int64_t tiles = dcn::tiles_of(back.output_pixels(), tile.pixels) * shape.G *
+  const int64_t tiles = dcn::tiles_of(dcn::dgrad_rows(back), tile.pixels) * shape.G *
                         dcn::tiles_of(back.output_channels_per_group(), tile.channels);
   DeviceArray<float> partial(tiles * (run.split_k - 1) * tile.pixels * tile.channels);
   auto split_tiles = DeviceArray<dcn::SplitTile>::zeros(tiles);
-  auto irregular = DeviceArray<uint8_t>::zeros(dcn::irregular_bytes(back.output_pixels()));
+  auto irregular = DeviceArray<uint8_t>::zeros(dcn::irregular_bytes(dcn::dgrad_rows(back)));
   DeviceArray<Element> output(back.output_pixels() * shape.C);
 
   dcn::DgradParams params{};
@@ -51,7 +51,7 @@ DgradResult run_dgrad(const Convolution& conv, const GemmRun& run, int heavy = d
   params.partial = partial.data();
   params.split_tiles = split_tiles.data();
   params.irregular = reinterpret_cast<dcn::IrregularTiles*>(irregular.data());
-  params.lists = {lists.records.data(), lists.runs.data(), lists.heavy_rows.data()};
+  params.lists = {lists.records.data(), lists.starts.data(), lists.heavy_rows.data()};
   params.channels_per_offset_group = shape.channels_per_offset_group();
   if (dcn::launch_dgrad_math<Math>(params, run.tile, run.multiprocessors, nullptr) != cudaSuccess) {
     fail("no such tile");

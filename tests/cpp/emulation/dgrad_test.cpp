@@ -42,7 +42,8 @@ TYPED_TEST(Dgrad, EveryTile) {
       if (!dgrad_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
       seed(number);
       const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/1.f, number);
-      this->check(conv, run, dcn::kHeavyBin, "spread");
+      const DgradResult result = this->check(conv, run, dcn::kHeavyBin, "spread");
+      EXPECT_EQ(result.irregular_tiles, 0);
     }
   }
 }
@@ -81,7 +82,8 @@ TYPED_TEST(Dgrad, NoNumberStaysWhereItBelongs) {
   conv.grad[1000] = std::numeric_limits<float>::infinity();
   conv.offset[50] = std::numeric_limits<float>::quiet_NaN();
   conv.mask[80] = std::numeric_limits<float>::quiet_NaN();
-  this->check(conv, GemmRun{}, dcn::kHeavyBin, "infinity");
+  const DgradResult result = this->check(conv, GemmRun{}, dcn::kHeavyBin, "infinity");
+  EXPECT_GT(result.irregular_tiles, 0);
 }
 
 }  // namespace
