@@ -29,8 +29,7 @@ void cut_planes(LandingPlan& plan) {
 
 }  // namespace
 
-LandingPlan landing_plan(const ConvShape& shape, int32_t images, int grad_bytes,
-                         int32_t grad_channels) {
+LandingPlan landing_plan(const ConvShape& shape, int32_t images, int32_t grad_channels) {
   LandingPlan plan;
   plan.samples = samples_of(shape, images);
   plan.bins = bins_of(shape, images);
@@ -49,8 +48,8 @@ LandingPlan landing_plan(const ConvShape& shape, int32_t images, int grad_bytes,
   plan.starts = take((plan.bins + plan.planes) * kLandingStartBytes);
   plan.heavy_bins = take(plan.most_heavy_bins * kHeavyBinBytes);
   plan.heavy_count = take(sizeof(uint32_t));
-  plan.heavy_rows =
-      take(std::max(plan.most_heavy_bins * 4 * grad_channels * grad_bytes, plan.samples * counted));
+  const int64_t heavy_row = 4 * grad_channels * int64_t{sizeof(float)};
+  plan.heavy_rows = take(std::max(plan.most_heavy_bins * heavy_row, plan.samples * counted));
   plan.records = take(plan.samples * kLandingRecordBytes);
   plan.bytes = end;
   return plan;
@@ -65,13 +64,12 @@ std::string why_not_landing(const ConvShape& shape, int32_t images) {
   return {};
 }
 
-int32_t images_of_chunk(const ConvShape& shape, int grad_bytes, int32_t grad_channels,
-                        int64_t allowance) {
+int32_t images_of_chunk(const ConvShape& shape, int32_t grad_channels, int64_t allowance) {
   int32_t most = 1, too_many = shape.N + 1;
   while (too_many - most > 1) {
     const int32_t images = most + (too_many - most) / 2;
     const bool fits = why_not_landing(shape, images).empty() &&
-                      landing_bytes(shape, images, grad_bytes, grad_channels) <= allowance;
+                      landing_bytes(shape, images, grad_channels) <= allowance;
     (fits ? most : too_many) = images;
   }
   return most;

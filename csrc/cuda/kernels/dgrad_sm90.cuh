@@ -22,8 +22,7 @@ struct DgradConfig : AllTiles {
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
   using Gather = BlockGather<Math, kExactSums ? 1 : tile.rows_in_flight>;
-  using Weights = WeightRing<kTileBytes, tile.stages, kThreads / 32, kTileChannels / kPieceChannels,
-                             weight_parts(Math::kKind)>;
+  using Weights = WeightRing<kTileBytes, weight_parts(Math::kKind), tile.stages, kThreads / 32>;
 
   static __device__ __forceinline__ TileRow row_at(const DgradParams& params, uint32_t first,
                                                    uint32_t row) {

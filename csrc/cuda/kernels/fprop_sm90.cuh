@@ -26,10 +26,10 @@ struct FpropConfig : AllTiles {
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
   using Gather =
       std::conditional_t<tile.narrow, NarrowGather<Math>, WideGather<Math, kRowsInFlight>>;
+  static constexpr int kParts = weight_parts(Math::kKind);
   using Weights =
-      std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes>,
-                         WeightRing<kTileBytes, tile.stages, kThreads / 32,
-                                    kTileChannels / kPieceChannels, weight_parts(Math::kKind)>>;
+      std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
+                         WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
 
   template <class Sums>
   static __device__ __forceinline__ void ended(const FpropParams&, const Gather&, int32_t,

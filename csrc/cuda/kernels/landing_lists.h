@@ -20,13 +20,13 @@ struct alignas(16) LandingRecord {
 //
 // Records of a heavy bin, whose start has the bit kHeavyStart, are in no order. Instead
 // heavy_rows[4 * h + corner] holds the sum over its samples of mask * weight of that corner *
-// grad[row], [grad_channels] in grad's type, where h is what the bits of the first record's mask
-// say.
+// grad[row], [grad_channels] in f32: four such sums meet in a pixel, and are rounded once. The bits
+// of the first record's mask say h.
 constexpr uint32_t kHeavyStart = 1u << 31;
 struct LandingLists {
   const LandingRecord* records;
   const uint32_t* starts;
-  const void* heavy_rows;
+  const float* heavy_rows;
 };
 
 struct LandingParams {

@@ -29,7 +29,7 @@ struct LandingWork {
   uint32_t band_bins;
   uint32_t* starts;
   HeavyBin* heavy_bins;
-  void* heavy_rows;
+  float* heavy_rows;
   uint32_t* places;
   uint32_t* heavy_count;
   LandingRecord* records;

@@ -3,8 +3,8 @@
 // it.
 //
 // Each step merges its own lists; where they are too long for the shared memory, or a bin is heavy,
-// the rows walk the bins in memory. Slower than block_gather.cuh, but without a limit, and a row of
-// grad meets no pixel that it does not belong to.
+// the rows walk the bins in memory. Summed in f32. Slower than block_gather.cuh, but without a
+// limit, and a row of grad meets no pixel that it does not belong to.
 #pragma once
 
 #include "fused_gather.cuh"
@@ -41,17 +41,30 @@ class ListGather {
 
   // The values of this step. No load of the next is on its way at the end.
   __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool) {
+    const bool merged = lists_.merge(tap_);
+#pragma unroll 1
+    for (int r = 0; r < 2; ++r) {
+      float sums[2][kElements] = {};
+      merged ? add_list(r, sums) : add_bins(r, sums);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+      for (int v = 0; v < 2; ++v) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) value[i][k] = 0;
+        for (int k = 0; k < 4; ++k) {
+          uint32_t packed;
+          if constexpr (kElementBytes == 2) {
+            packed = Math::pack(sums[v][2 * k], sums[v][2 * k + 1]);
+          } else {
+            packed = Math::rounded(__float_as_uint(sums[v][k]));
+          }
+          if (r == 0) {
+            value[v][k] = packed;
+          } else {
+            value[2 + v][k] = packed;
+          }
+        }
+      }
     }
-    if (lists_.merge(tap_)) {
-      collect(value);
-    } else {
-      walk(value);
-    }
-    finish(value);
+    clear(value);
     advance();
   }
 
@@ -66,40 +79,8 @@ class ListGather {
            int64_t{plan_->first_row} * lists_.row_bytes();
   }
 
-  // Adds up the lists, four entries of each row at a time; a warp's rows go on together until the
-  // longest of its lists ends.
-  __device__ __forceinline__ void collect(uint32_t (&value)[4][4]) {
-    uint32_t at[2], left[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const uint32_t head = plan_->head[lane_ / 4 + 8 * r];
-      at[r] = head & 0xffffu;
-      left[r] = head >> 16;
-    }
-    const uint32_t longest = plan_->longest;
-#pragma unroll 1
-    for (uint32_t i = 0; i < longest; ++i) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        if (i >= left[r]) continue;
-        const uint4 offset = plan_->offset[at[r] + i], weight = plan_->weight[at[r] + i];
-#pragma unroll
-        for (int v = 0; v < 2; ++v) {
-          uint4 four[4];
-          load_corners(vectors_.at[v], offset, four);
-          Math::add(four, weight, value[2 * r + v]);
-        }
-      }
-    }
-  }
-
-  // Rounds the values; vectors beyond the slice are 0.
-  __device__ __forceinline__ void finish(uint32_t (&value)[4][4]) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) value[i][k] = Math::rounded(value[i][k]);
-    }
+  // Vectors beyond the slice are 0.
+  __device__ __forceinline__ void clear(uint32_t (&value)[4][4]) const {
     if (left_ >= kSliceBytes) return;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -116,59 +97,52 @@ class ListGather {
     vectors_.next(left_, lane_);
   }
 
-  // The values of a tap straight from the bins.
-  __device__ __forceinline__ void walk(uint32_t (&value)[4][4]) {
+  // Sums of the lane's row r, from its list or straight from the bins.
+  __device__ __forceinline__ void add_list(int r, float (&sums)[2][kElements]) const {
+    const uint32_t head = plan_->head[lane_ / 4 + 8 * r];
+    const uint32_t first = head & 0xffffu, end = first + (head >> 16);
 #pragma unroll 1
-    for (int r = 0; r < 2; ++r) {
-      const int32_t bin = plan_->bin[lane_ / 4 + 8 * r];
-      float sums[2][kElements] = {};
-      if (bin >= 0) {
+    for (uint32_t i = first; i < end; ++i) {
+      const uint4 offset = plan_->offset[i];
+      const float4 weight = plan_->weight[i];
+      add_row(weight.x, offset.x, sums);
+      add_row(weight.y, offset.y, sums);
+      add_row(weight.z, offset.z, sums);
+      add_row(weight.w, offset.w, sums);
+    }
+  }
+  __device__ __forceinline__ void add_bins(int r, float (&sums)[2][kElements]) const {
+    const int32_t bin = plan_->bin[lane_ / 4 + 8 * r];
+    if (bin < 0) return;
 #pragma unroll 1
-        for (int corner = 3; corner >= 0; --corner) {
-          // The bin of which this row is that corner.
-          const uint32_t* start = lists_.starts(tap_) + bin +
-                                  (corner & 2 ? 0 : params_.shape.Q + 1) + (corner & 1 ? 0 : 1);
-          const uint32_t begin = __ldg(start), end = __ldg(start + 1) & ~kHeavyStart;
-          if (begin & kHeavyStart) {
-            const uint32_t heavy = __float_as_uint(load_record(params_, begin & ~kHeavyStart).mask);
-            const uint8_t* rows = static_cast<const uint8_t*>(params_.lists.heavy_rows) +
-                                  (int64_t{heavy} * 4 + corner) * lists_.row_bytes();
-            add_row(1.f, rows - grad(), sums);
-          } else {
+    for (int corner = 3; corner >= 0; --corner) {
+      // The bin of which this row is that corner.
+      const uint32_t* start = lists_.starts(tap_) + bin + (corner & 2 ? 0 : params_.shape.Q + 1) +
+                              (corner & 1 ? 0 : 1);
+      const uint32_t begin = __ldg(start), end = __ldg(start + 1) & ~kHeavyStart;
+      if (begin & kHeavyStart) {
+        const LandingRecord first = load_record(params_, begin & ~kHeavyStart);
+        add_heavy(int64_t{__float_as_uint(first.mask)} * 4 + corner, sums);
+        continue;
+      }
 #pragma unroll 2
-            for (uint32_t i = begin; i < end; ++i) {
-              const LandingRecord record = load_record(params_, i);
-              const float ly = record.y - floorf(record.y), lx = record.x - floorf(record.x);
-              const float w =
-                  record.mask * (corner & 2 ? ly : 1.f - ly) * (corner & 1 ? lx : 1.f - lx);
-              add_row(w,
-                      int64_t{record.row - static_cast<uint32_t>(plan_->first_row)} *
-                          lists_.row_bytes(),
-                      sums);
-            }
-          }
-        }
+      for (uint32_t i = begin; i < end; ++i) {
+        const LandingRecord record = load_record(params_, i);
+        const float ly = record.y - floorf(record.y), lx = record.x - floorf(record.x);
+        const float weight = (corner & 2 ? ly : 1.f - ly) * (corner & 1 ? lx : 1.f - lx);
+        add_row(weight * record.mask,
+                int64_t{record.row - static_cast<uint32_t>(plan_->first_row)} * lists_.row_bytes(),
+                sums);
       }
+    }
+  }
+  __device__ __forceinline__ void add_heavy(int64_t row, float (&sums)[2][kElements]) const {
+    const float* const channels = params_.lists.heavy_rows + row * params_.layout.channels;
 #pragma unroll
-      for (int v = 0; v < 2; ++v) {
-        uint32_t packed[4];
+    for (int v = 0; v < 2; ++v) {
+      const auto first = static_cast<int32_t>((vectors_.at[v] - grad()) / kElementBytes);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          if constexpr (kElementBytes == 2) {
-            packed[k] = Math::pack(sums[v][2 * k], sums[v][2 * k + 1]);
-          } else {
-            packed[k] = __float_as_uint(sums[v][k]);
-          }
-        }
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          if (r == 0) {
-            value[v][k] = packed[k];
-          } else {
-            value[2 + v][k] = packed[k];
-          }
-        }
-      }
+      for (int i = 0; i < kElements; ++i) sums[v][i] += __ldg(channels + first + i);
     }
   }
   __device__ __forceinline__ void add_row(float weight, int64_t bytes,

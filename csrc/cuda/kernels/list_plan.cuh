@@ -13,11 +13,10 @@ namespace dcn {
 
 struct ListPlan {
   uint4 offset[kListQuads];  // bytes of a row of grad, from the first of the warp's image on
-  uint4 weight[kListQuads];
+  float4 weight[kListQuads];
   uint32_t head[kWarpPixels];    // first four | fours << 16
   int32_t bin[kWarpPixels];      // of a row, the one above and left of it; -1: there is no such row
   int32_t first_row, first_tap;  // of grad, of the warp's image; of the chunk
-  uint32_t longest;              // fours of a row
 };
 static_assert(sizeof(ListPlan) <= kListPlanBytes);
 
@@ -105,9 +104,7 @@ class ListMerge {
     const int32_t filled = __shfl_sync(~0u, end, kWarpPixels - 1);
     const bool fits = !__any_sync(~0u, bins.heavy) && filled <= kListQuads;
     if (!fits) own = total = fours = end = 0;
-    const int32_t longest = __reduce_max_sync(~0u, fours);
     if (beside == 0) plan_->head[row] = (end - fours) | fours << 16;
-    if (lane_ == 0) plan_->longest = longest;
     return {bins.begin,
             static_cast<int32_t>(bins.middle - bins.begin),
             own,
@@ -120,24 +117,22 @@ class ListMerge {
   __device__ __forceinline__ void write(const Share& share, int32_t i,
                                         const LandingRecord& record) {
     const float ly = record.y - floorf(record.y), lx = record.x - floorf(record.x);
-    const float weight =
-        (lane_ < kWarpPixels ? ly : 1.f - ly) * (i < share.from_left ? lx : 1.f - lx) * record.mask;
     reinterpret_cast<uint32_t*>(plan_->offset)[share.first + i] =
         (record.row - plan_->first_row) * row_bytes();
-    reinterpret_cast<uint32_t*>(plan_->weight)[share.first + i] =
-        Math::weights({weight, weight, weight, weight}).x;
+    reinterpret_cast<float*>(plan_->weight)[share.first + i] =
+        (lane_ < kWarpPixels ? ly : 1.f - ly) * (i < share.from_left ? lx : 1.f - lx) * record.mask;
   }
 
   // The last entry again, up to three times, with weights of 0.
   __device__ __forceinline__ void fill_up(const Share& share) {
     if (share.spare == 0) return;
     uint32_t* const offset = reinterpret_cast<uint32_t*>(plan_->offset) + share.first;
-    uint32_t* const weight = reinterpret_cast<uint32_t*>(plan_->weight) + share.first;
+    float* const weight = reinterpret_cast<float*>(plan_->weight) + share.first;
     const int32_t last = share.records - 1;
     const uint32_t bytes = offset[last];
     for (int k = 1; k <= share.spare; ++k) {
       offset[last + k] = bytes;
-      weight[last + k] = 0;
+      weight[last + k] = 0.f;
     }
   }
 

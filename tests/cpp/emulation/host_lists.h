@@ -33,10 +33,10 @@ class HostLists {
       starts[bin] = next;
       if (static_cast<int>(own.size()) > heavy) {
         starts[bin] |= dcn::kHeavyStart;
-        for (size_t i = 0; i < own.size(); ++i) {
-          const float number = emulated_cast<float>(heavy_bins);
-          records[next++] = {~0u, 0.f, 0.f, i == 0 ? number : 0.f};
-        }
+        records[next] = own[0];
+        records[next].mask = emulated_cast<float>(heavy_bins);
+        for (size_t i = 1; i < own.size(); ++i) records[next + i] = own[i];
+        next += static_cast<uint32_t>(own.size());
         ++heavy_bins;
         add_corners(conv, own, sums);
       } else {
@@ -45,12 +45,12 @@ class HostLists {
     }
     const dcn::ConvShape back = dcn::transposed(shape);
     heavy_rows =
-        padded_to_device<Element>(sums, shape.K, shape.G, dcn::fused_layout(back, sizeof(Element)));
+        padded_to_device<float>(sums, shape.K, shape.G, dcn::fused_layout(back, sizeof(Element)));
   }
 
   DeviceArray<uint32_t> starts;
   DeviceArray<dcn::LandingRecord> records;
-  DeviceArray<Element> heavy_rows;
+  DeviceArray<float> heavy_rows;
   int heavy_bins = 0;
 
  private:
