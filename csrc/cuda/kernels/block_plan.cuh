@@ -19,7 +19,7 @@ struct SampleBatch {
 struct BlockPlan {
   SampleBatch batch[kPlanBatches];
   uint32_t run_begin[kPlanTaps][kBlockSide + 4], run_length[kPlanTaps][kBlockSide + 4];
-  uint32_t head[16];  // of a tap: first batch | batches << 16
+  uint32_t head[16];  // of a tap: first batch | batches << 16, which are 0 behind the last tap
 };
 static_assert(sizeof(BlockPlan) == kBlockPlanBytes && sizeof(BlockPlan) % 16 == 0);
 
@@ -110,7 +110,7 @@ class BlockPlanner {
       const int32_t before = __shfl_up_sync(~0u, end, distance);
       if (lane_ >= distance) end += before;
     }
-    if (lane_ < taps) plan_->head[lane_] = (end - batches) | batches << 16;
+    if (lane_ < 16) plan_->head[lane_] = (end - batches) | batches << 16;
     const int32_t all = __shfl_sync(~0u, end, 15);
     __syncwarp();
     return all;
@@ -140,13 +140,14 @@ class BlockPlanner {
     return runs;
   }
 
-  // Behind the last sample that one again, with a mask of 0; where there is none, a row of grad
-  // that exists.
+  // Behind the last sample that one again, with a mask of 0. Where there is none, any record, with
+  // a row of grad that exists.
   __device__ __forceinline__ LandingRecord find(const Runs& runs, uint32_t sample,
                                                 uint32_t first_row) const {
     const uint32_t samples = runs.samples();
-    if (samples == 0) return {first_row, 0.f, 0.f, 0.f};
-    LandingRecord record = load_record(params_, runs.record(min(sample, samples - 1)));
+    const uint32_t i = runs.record(min(sample, samples - 1));
+    LandingRecord record = load_record(params_, samples == 0 ? 0 : i);
+    if (samples == 0) record.row = first_row;
     if (sample >= samples) record.mask = 0.f;
     return record;
   }
@@ -168,11 +169,11 @@ class BlockPlanner {
     LandingRecord record[kPlanTaps];
 #pragma unroll
     for (int tap = 0; tap < kPlanTaps; ++tap) {
-      if (tap < taps) record[tap] = find(runs_of(tap), lane_, first_row);
+      record[tap] = find(runs_of(tap), lane_, first_row);
     }
 #pragma unroll
     for (int tap = 0; tap < kPlanTaps; ++tap) {
-      if (tap < taps) put(tap, lane_, record[tap]);
+      put(tap, lane_, record[tap]);
     }
 #pragma unroll 1
     for (int tap = 0; tap < taps; ++tap) {

@@ -24,6 +24,7 @@ struct DgradConfig : AllTiles {
   using Gather = BlockGather<Math, kExactSums ? 1 : tile.rows_in_flight>;
   using Weights = WeightRing<kTileBytes, weight_parts(Math::kKind), tile.stages, kThreads / 32>;
 
+  static int64_t rows(const DgradParams& params) { return dgrad_rows(params.shape); }
   static __device__ __forceinline__ TileRow row_at(const DgradParams& params, uint32_t first,
                                                    uint32_t row) {
     const BlockWalk& walk = params.blocks;
@@ -84,7 +85,6 @@ cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
                               cudaStream_t stream, std::integer_sequence<int, kTile...>) {
   cudaError_t result = cudaErrorInvalidValue;  // no such tile
   params.channels_of_tile = kDgradTiles[tile].channels;
-  params.pixels = static_cast<uint32_t>(dgrad_rows(params.shape));
   params.plane_starts = (params.shape.P + 1) * (params.shape.Q + 1) + 1;
   const auto height = static_cast<uint32_t>(blocks_of(params.shape.P));
   const auto width = static_cast<uint32_t>(blocks_of(params.shape.Q));

@@ -37,6 +37,15 @@ __device__ __forceinline__ void add_to(float (&totals)[kTotals], const float (&s
   }
 }
 
+// Whether a lane's values have their halves of the slice swapped. Where none has, a number that no
+// thread has decides: were fragments mere copies of values, the compiler would have values written
+// to the registers of fragments that are being multiplied.
+template <class Config>
+__device__ __forceinline__ bool swaps_halves(int thread) {
+  if constexpr (Config::kOddRowsSwapped) return (thread & 4) != 0;
+  return Config::kOverlap && (thread & 1024) != 0;
+}
+
 // The first step of a part of the steps; the first parts have one more than the others.
 __device__ __forceinline__ int32_t first_step(const FpropParams& params, int32_t part) {
   return part * params.part_steps + min(part, params.longer_parts);
@@ -50,6 +59,7 @@ struct AllTiles {
   static __device__ __forceinline__ int32_t tile_of(const FpropParams&, int32_t turn) {
     return turn;
   }
+  static int64_t rows(const FpropParams& params) { return params.shape.output_pixels(); }
   static __device__ __forceinline__ TileRow row_at(const FpropParams& params, uint32_t first,
                                                    uint32_t row) {
     return tile_row(params, first, row);
@@ -130,7 +140,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         // Of the step before; its fragments and weight tile are free.
         if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
         weights.release_previous();
-        to_fragments<Math>(value, Config::kOddRowsSwapped && (thread & 4) != 0, a);
+        to_fragments<Math>(value, swaps_halves<Config>(thread), a);
         ptx::wgmma_fence();
         multiply_step<Math>(sums, a, b, Config::kTileChannels * kSliceBytes);
         ptx::wgmma_commit();
@@ -167,7 +177,8 @@ cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocesso
 
   cudaLaunchAttribute attributes[1] = {};
   cudaLaunchConfig_t launch = {};
-  launch.gridDim = lay_out_grid(params, Config::tile, /*ctas=*/1, multiprocessors);
+  launch.gridDim =
+      lay_out_grid(params, Config::rows(params), Config::tile, /*ctas=*/1, multiprocessors);
   launch.blockDim = dim3(Config::kThreads);
   launch.dynamicSmemBytes = Config::shared_bytes(steps);
   launch.stream = stream;

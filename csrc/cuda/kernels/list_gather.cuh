@@ -117,8 +117,8 @@ class ListGather {
 #pragma unroll 1
     for (int corner = 3; corner >= 0; --corner) {
       // The bin of which this row is that corner.
-      const uint32_t* start = lists_.starts(tap_) + bin + (corner & 2 ? 0 : params_.shape.Q + 1) +
-                              (corner & 1 ? 0 : 1);
+      const uint32_t* start =
+          lists_.starts(tap_) + bin + (corner & 2 ? 0 : params_.shape.Q + 1) + (corner & 1 ? 0 : 1);
       const uint32_t begin = __ldg(start), end = __ldg(start + 1) & ~kHeavyStart;
       if (begin & kHeavyStart) {
         const LandingRecord first = load_record(params_, begin & ~kHeavyStart);
