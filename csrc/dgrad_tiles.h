@@ -39,7 +39,7 @@ constexpr int kDgradTileCount = sizeof(kDgradTiles) / sizeof(kDgradTiles[0]);
 // for their samples or no number for a sum: how many, a flag for each tile, and which they are.
 constexpr int kIrregularPixels = 64;
 constexpr int64_t irregular_bytes(int64_t rows) {
-  return (1 + 2 * tiles_of(rows, kIrregularPixels)) * int64_t{sizeof(int32_t)};
+  return (2 + 2 * tiles_of(rows, kIrregularPixels)) * int64_t{sizeof(int32_t)};
 }
 
 constexpr int64_t dgrad_shared_bytes(const FpropTile& tile, FusedMath math) {

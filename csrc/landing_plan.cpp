@@ -47,7 +47,6 @@ LandingPlan landing_plan(const ConvShape& shape, int32_t images, int32_t grad_ch
   const int64_t counted = in_shared_memory ? 0 : sizeof(uint32_t);
   plan.starts = take((plan.bins + plan.planes) * kLandingStartBytes);
   plan.heavy_bins = take(plan.most_heavy_bins * kHeavyBinBytes);
-  plan.heavy_count = take(sizeof(uint32_t));
   const int64_t heavy_row = 4 * grad_channels * int64_t{sizeof(float)};
   plan.heavy_rows = take(std::max(plan.most_heavy_bins * heavy_row, plan.samples * counted));
   plan.records = take(plan.samples * kLandingRecordBytes);

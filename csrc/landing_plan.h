@@ -38,7 +38,6 @@ struct LandingPlan {
   int32_t bands = 0, band_bins = 0;  // of a plane; 0: planes are sorted in device memory
   int64_t starts = 0;
   int64_t heavy_bins = 0;
-  int64_t heavy_count = 0;
   // While planes are sorted in device memory, a number for each sample.
   int64_t heavy_rows = 0;
   int64_t records = 0;

@@ -110,6 +110,8 @@ class Backward {
       landing.grad_dtype = dtype_of(call_.input);
       landing.grad_channels = grad_layout_.channels;
       landing.workspace = workspace_.landing;
+      auto* const irregular = reinterpret_cast<IrregularTiles*>(counters + plan.split_bytes);
+      landing.heavy_count = &irregular->heavy_bins;
       C10_CUDA_CHECK(launch_landing_lists(landing, stream));
 
       DgradParams params{};
@@ -124,7 +126,7 @@ class Backward {
       params.split_k = plan.split_k;
       params.partial = reinterpret_cast<float*>(workspace_.dgrad_partial);
       params.split_tiles = reinterpret_cast<SplitTile*>(counters);
-      params.irregular = reinterpret_cast<IrregularTiles*>(counters + plan.split_bytes);
+      params.irregular = irregular;
       counters += plan.split_bytes + plan.irregular_bytes;
       params.lists = landing_lists(landing);
       params.channels_per_offset_group = shape_.channels_per_offset_group();

@@ -7,10 +7,11 @@
 
 namespace dcn {
 
-// irregular_bytes of them; the count and the flags are 0 at the start.
+// irregular_bytes of them; all but the list is 0 at the start.
 struct IrregularTiles {
   int32_t count;
-  DCN_HOST_DEVICE int32_t* flags() { return &count + 1; }
+  uint32_t heavy_bins;  // of the landing lists
+  DCN_HOST_DEVICE int32_t* flags() { return &count + 2; }
   DCN_HOST_DEVICE int32_t* list(int32_t tiles) { return flags() + tiles; }
 };
 

@@ -29,7 +29,6 @@ LandingWork work_of(const LandingParams& params, const LandingPlan& plan) {
   work.heavy_bins = reinterpret_cast<HeavyBin*>(bytes + plan.heavy_bins);
   work.heavy_rows = reinterpret_cast<float*>(bytes + plan.heavy_rows);
   work.places = reinterpret_cast<uint32_t*>(bytes + plan.heavy_rows);
-  work.heavy_count = reinterpret_cast<uint32_t*>(bytes + plan.heavy_count);
   work.records = reinterpret_cast<LandingRecord*>(bytes + plan.records);
   return work;
 }
@@ -45,9 +44,8 @@ cudaError_t launch_landing_lists(const LandingParams& params, cudaStream_t strea
   const LandingPlan plan = plan_of(params);
   if (plan.bins == 0) return cudaSuccess;
   const LandingWork work = work_of(params, plan);
-  cudaError_t error = cudaMemsetAsync(work.heavy_count, 0, sizeof(uint32_t), stream);
-  if (error != cudaSuccess) return error;
-  error = plan.bands > 0 ? launch_landing_planes(work, stream) : launch_landing_sort(work, stream);
+  const cudaError_t error =
+      plan.bands > 0 ? launch_landing_planes(work, stream) : launch_landing_sort(work, stream);
   if (error != cudaSuccess) return error;
   return launch_landing_heavy(work, plan.most_heavy_bins, stream);
 }

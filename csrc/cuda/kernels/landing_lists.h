@@ -36,7 +36,8 @@ struct LandingParams {
   const void* grad;  // [N, P, Q, grad_channels], rows in whole, aligned vectors of 16 bytes
   Dtype grad_dtype;
   int32_t grad_channels;
-  void* workspace;  // landing_bytes, aligned to 256
+  void* workspace;        // landing_bytes, aligned to 256
+  uint32_t* heavy_count;  // 0 at the start
 };
 
 LandingLists landing_lists(const LandingParams& params);

@@ -3,11 +3,9 @@
 //   grid   the planes, each cut in bands of bins
 //   CTA    walks all samples of the plane twice, and takes those of its band. First it counts them
 //          in shared memory, and those of earlier bands in a register: where its records begin.
-//          Counts to starts; the second walk puts each record where its bin's cursor is, so records
-//          of a bin lie in order of arrival, until a thread orders them
-//
-// One launch instead of five: 12 us instead of 21 for maps of 32 x 32 on an H200, 24 instead of 40
-// for eight of 64 x 64. From 128 x 128 on both take the same, 34 us for two of them.
+//          Counts to starts; the second walk lists the pixels of each bin in shared memory, in
+//          order of arrival, and a thread for each bin orders them. Then records are written, one
+//          behind the other
 #include "landing_work.cuh"
 
 namespace dcn {
@@ -30,19 +28,18 @@ struct Halves {
   }
 };
 
+// A sample's pixel is its place in the plane.
 struct PlaneSample {
-  int2 pixel;    // (p, q)
-  uint32_t bin;  // where it lands, within the plane
-  float y, x;    // coordinates
+  uint32_t pixel, bin;  // bin: where it lands, within the plane
 };
 
-// A walk over the samples of a plane, whose offsets are `Offset` in memory: what make_sample
-// (bilinear.h) says, without a branch and without conversions, which are slow. A float from 2^23 on
-// is its integer's bits; floors are taken as in make_paired_sample.
+// The samples of a plane, whose offsets are `Offset` in memory: what make_sample (bilinear.h) says,
+// without a branch and without conversions, which are slow. A float from 2^23 on is its integer's
+// bits; floors are taken as in make_paired_sample.
 template <typename Offset>
-class PlaneWalk {
+class PlaneSamples {
  public:
-  __device__ __forceinline__ PlaneWalk(const LandingWork& work, const Plane& plane)
+  __device__ __forceinline__ PlaneSamples(const LandingWork& work, const Plane& plane)
       : work_(work),
         origin_y_(work.call.shape.origin_y(0, plane.r)),
         origin_x_(work.call.shape.origin_x(0, plane.s)),
@@ -51,70 +48,92 @@ class PlaneWalk {
                           2 * plane.map)),
         mask_(map_index(work.call.mask, {work.call.first_image + plane.image, 0, 0}, plane.map)) {}
 
-  // Calls take(first, samples) for those of each thread, kInFlight at a time, which are pixels
-  // first + i * kPlaneThreads; beyond the last pixel they have no bin.
+  // Calls take(samples) for those of each thread, kInFlight at a time; beyond the last they have no
+  // bin.
   template <class Take>
   __device__ __forceinline__ void walk(Take take) const {
-    const SamplingMap& map = work_.call.offset;
     const uint32_t pixels = work_.pixels.value;
     for (uint32_t first = threadIdx.x; first < pixels; first += kPlaneThreads * kInFlight) {
+      Loaded loaded[kInFlight];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        loaded[i] = load(min(first + i * kPlaneThreads, pixels - 1));
+      }
       PlaneSample sample[kInFlight];
-      Offset y[kInFlight], x[kInFlight];
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
-        sample[i] = place(min(first + i * kPlaneThreads, pixels - 1));
-        const Offset* from = offset_ + index_of(map, sample[i].pixel);
-        y[i] = __ldg(from);
-        x[i] = __ldg(from + map.stride_c);
+        sample[i].pixel = first + i * kPlaneThreads;
+        sample[i].bin = sample[i].pixel < pixels ? bin_of(point_of(loaded[i])) : kNoBin;
       }
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        land(sample[i], value_of(map, y[i]), value_of(map, x[i]));
-        if (first + i * kPlaneThreads >= pixels) sample[i].bin = kNoBin;
-      }
-      take(first, sample);
+      take(sample);
     }
   }
 
-  __device__ __forceinline__ uint32_t load_mask(const PlaneSample& sample) const {
-    const SamplingMap& map = work_.call.mask;
-    return map.data == nullptr ? 0 : load_bits(map, mask_ + index_of(map, sample.pixel));
-  }
-  __device__ __forceinline__ LandingRecord record(uint32_t row, const PlaneSample& sample,
-                                                  uint32_t mask) const {
-    const SamplingMap& map = work_.call.mask;
-    return {row, sample.y, sample.x, map.data == nullptr ? 1.f : value_of(map, mask)};
+  // Writes the records of the pixels that pixel_of(0), pixel_of(1), ... say.
+  template <class PixelOf>
+  __device__ __forceinline__ void write(LandingRecord* records, uint32_t count, uint32_t first_row,
+                                        PixelOf pixel_of) const {
+    for (uint32_t first = threadIdx.x; first < count; first += kPlaneThreads * kInFlight) {
+      Loaded loaded[kInFlight];
+      uint32_t pixel[kInFlight], mask[kInFlight];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        pixel[i] = pixel_of(min(first + i * kPlaneThreads, count - 1));
+        loaded[i] = load(pixel[i]);
+        mask[i] = load_mask(loaded[i].pixel);
+      }
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        const Point at = point_of(loaded[i]);
+        if (first + i * kPlaneThreads >= count) break;
+        records[first + i * kPlaneThreads] = {first_row + pixel[i], at.y, at.x, mask_of(mask[i])};
+      }
+    }
   }
 
  private:
   static constexpr float kFloor = 12582912.f;
   static constexpr uint32_t kFloorBits = 0x4B400000;
 
+  struct Loaded {
+    int2 pixel;  // (p, q)
+    Offset y, x;
+  };
+
+  __device__ __forceinline__ Loaded load(uint32_t pixel) const {
+    const SamplingMap& map = work_.call.offset;
+    const uint32_t p = work_.output_width.quotient(pixel);
+    const int2 at = {static_cast<int32_t>(p),
+                     static_cast<int32_t>(pixel - p * work_.output_width.value)};
+    const Offset* from = offset_ + index_of(map, at);
+    return {at, __ldg(from), __ldg(from + map.stride_c)};
+  }
+  __device__ __forceinline__ Point point_of(const Loaded& loaded) const {
+    const ConvShape& shape = work_.call.shape;
+    const SamplingMap& map = work_.call.offset;
+    return {fmaf(whole(loaded.pixel.x), shape.stride_h, origin_y_) + value_of(map, loaded.y),
+            fmaf(whole(loaded.pixel.y), shape.stride_w, origin_x_) + value_of(map, loaded.x)};
+  }
+  __device__ __forceinline__ uint32_t load_mask(int2 pixel) const {
+    const SamplingMap& map = work_.call.mask;
+    return map.data == nullptr ? 0 : load_bits(map, mask_ + index_of(map, pixel));
+  }
+  __device__ __forceinline__ float mask_of(uint32_t bits) const {
+    return work_.call.mask.data == nullptr ? 1.f : value_of(work_.call.mask, bits);
+  }
+  __device__ __forceinline__ uint32_t bin_of(Point at) const {
+    const ConvShape& shape = work_.call.shape;
+    const uint32_t y0 = __float_as_uint(__fadd_rd(at.y, kFloor)) - kFloorBits;
+    const uint32_t x0 = __float_as_uint(__fadd_rd(at.x, kFloor)) - kFloorBits;
+    const bool inside = at.y > -1.f && at.y < shape.H && at.x > -1.f && at.x < shape.W;
+    return inside ? (y0 + 1) * (shape.W + 1) + x0 + 1 : kNoBin;
+  }
+
   static __device__ __forceinline__ int64_t index_of(const SamplingMap& map, int2 pixel) {
     return int64_t{pixel.x} * map.stride_h + int64_t{pixel.y} * map.stride_w;
   }
-  static __device__ __forceinline__ float whole(uint32_t number) {
+  static __device__ __forceinline__ float whole(int32_t number) {
     return __uint_as_float(0x4B000000 | number) - 8388608.f;
-  }
-  __device__ __forceinline__ PlaneSample place(uint32_t pixel) const {
-    const ConvShape& shape = work_.call.shape;
-    const uint32_t p = work_.output_width.quotient(pixel);
-    const uint32_t q = pixel - p * work_.output_width.value;
-    PlaneSample sample;
-    sample.pixel = {static_cast<int32_t>(p), static_cast<int32_t>(q)};
-    sample.y = fmaf(whole(p), shape.stride_h, origin_y_);
-    sample.x = fmaf(whole(q), shape.stride_w, origin_x_);
-    return sample;
-  }
-  __device__ __forceinline__ void land(PlaneSample& sample, float dy, float dx) const {
-    const ConvShape& shape = work_.call.shape;
-    sample.y += dy;
-    sample.x += dx;
-    const uint32_t y0 = __float_as_uint(__fadd_rd(sample.y, kFloor)) - kFloorBits;
-    const uint32_t x0 = __float_as_uint(__fadd_rd(sample.x, kFloor)) - kFloorBits;
-    const bool inside =
-        sample.y > -1.f && sample.y < shape.H && sample.x > -1.f && sample.x < shape.W;
-    sample.bin = inside ? (y0 + 1) * (shape.W + 1) + x0 + 1 : kNoBin;
   }
 
   const LandingWork& work_;
@@ -156,6 +175,15 @@ __device__ __forceinline__ void scan_band(const LandingWork& work, Halves counts
   }
 }
 
+__device__ __forceinline__ void order_pixels(uint16_t* pixels, uint32_t count) {
+  for (uint32_t i = 1; i < count; ++i) {
+    const uint16_t moved = pixels[i];
+    uint32_t to = i;
+    for (; to > 0 && pixels[to - 1] > moved; --to) pixels[to] = pixels[to - 1];
+    pixels[to] = moved;
+  }
+}
+
 template <typename Offset>
 __global__ void __launch_bounds__(kPlaneThreads, 2)
     dcn_dgrad_landing_planes_kernel(const __grid_constant__ LandingWork work) {
@@ -163,6 +191,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   __shared__ uint32_t warp_sum[kPlaneWarps];
   __shared__ uint32_t before_band;
   const Halves cursors{shared_words};
+  uint16_t* const pixels = reinterpret_cast<uint16_t*>(shared_words + (work.band_bins + 1) / 2);
   const Plane plane = plane_at(work, work.bands.quotient(blockIdx.x));
   const uint32_t band_begin = (blockIdx.x - plane.index * work.bands.value) * work.band_bins;
   const uint32_t plane_bins = work.plane_starts.value - 1;
@@ -172,9 +201,9 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   if (threadIdx.x == 0) before_band = 0;
   __syncthreads();
 
-  const PlaneWalk<Offset> samples(work, plane);
+  const PlaneSamples<Offset> samples(work, plane);
   uint32_t before = 0;
-  samples.walk([&](uint32_t, const PlaneSample(&sample)[kInFlight]) {
+  samples.walk([&](const PlaneSample(&sample)[kInFlight]) {
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
       const uint32_t bin = sample[i].bin - band_begin;
@@ -189,42 +218,48 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   scan_band(work, cursors, bins, first_bin, first_record, warp_sum);
   __syncthreads();
 
-  LandingRecord* const records = work.records + first_record;
-  const uint32_t first_row = plane.image * work.pixels.value;
-  samples.walk([&](uint32_t first, const PlaneSample(&sample)[kInFlight]) {
-    uint32_t mask[kInFlight], at[kInFlight];
-#pragma unroll
-    for (int i = 0; i < kInFlight; ++i) {
-      if (sample[i].bin - band_begin < bins) mask[i] = samples.load_mask(sample[i]);
-    }
+  samples.walk([&](const PlaneSample(&sample)[kInFlight]) {
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
       const uint32_t bin = sample[i].bin - band_begin;
-      if (bin < bins) at[i] = cursors.increment(bin);
-    }
-#pragma unroll
-    for (int i = 0; i < kInFlight; ++i) {
-      if (sample[i].bin - band_begin >= bins) continue;
-      const uint32_t row = first_row + first + i * kPlaneThreads;
-      records[at[i]] = samples.record(row, sample[i], mask[i]);
+      if (bin < bins) pixels[cursors.increment(bin)] = static_cast<uint16_t>(sample[i].pixel);
     }
   });
   __syncthreads();
   // A cursor is now where the next bin begins.
+  bool heavy = false;
+  for (uint32_t bin = threadIdx.x; bin < bins; bin += kPlaneThreads) {
+    const uint32_t begin = bin == 0 ? 0 : cursors[bin - 1], count = cursors[bin] - begin;
+    heavy |= count > kHeavyBin;
+    if (count <= kHeavyBin) order_pixels(pixels + begin, count);
+  }
+  heavy = __syncthreads_or(heavy);
+  const uint32_t count = cursors[bins - 1];
+  samples.write(work.records + first_record, count, plane.image * work.pixels.value,
+                [&](uint32_t i) { return pixels[i]; });
+  if (threadIdx.x == 0 && band_begin + bins == plane_bins) {
+    work.starts[first_bin + bins] = first_record + count;
+  }
+  if (!heavy) return;
+  __syncthreads();
   for (uint32_t bin = threadIdx.x; bin < bins; bin += kPlaneThreads) {
     const uint32_t begin = bin == 0 ? 0 : cursors[bin - 1], end = cursors[bin];
-    order_bin(work, first_bin + bin, first_record + begin, end - begin);
-    if (band_begin + bin + 1 == plane_bins) work.starts[first_bin + bins] = first_record + end;
+    if (end - begin > kHeavyBin) {
+      note_heavy(work, first_bin + bin, first_record + begin, end - begin);
+    }
   }
 }
 
 template <typename Offset>
 cudaError_t launch(const LandingWork& work, cudaStream_t stream) {
   constexpr auto kKernel = dcn_dgrad_landing_planes_kernel<Offset>;
-  const cudaError_t error = set_up_kernel<kKernel>(kMostBandBins * sizeof(uint16_t));
+  const auto bytes = [](int64_t bins, int64_t pixels) {
+    return static_cast<int>(tiles_of(bins, 2) * 4 + pixels * 2);
+  };
+  const cudaError_t error = set_up_kernel<kKernel>(bytes(kMostBandBins, kMostPlaneSamples));
   if (error != cudaSuccess) return error;
   const uint32_t blocks = work.planes * work.bands.value;
-  kKernel<<<blocks, kPlaneThreads, tiles_of(work.band_bins, 2) * sizeof(uint32_t), stream>>>(work);
+  kKernel<<<blocks, kPlaneThreads, bytes(work.band_bins, work.pixels.value), stream>>>(work);
   return cudaGetLastError();
 }
 

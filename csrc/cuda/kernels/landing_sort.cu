@@ -87,6 +87,40 @@ __global__ void __launch_bounds__(kSortThreads)
                                               point.x, mask_at(work, plane, at)};
 }
 
+__device__ __forceinline__ void order_pair(LandingRecord& a, LandingRecord& b) {
+  if (a.row > b.row) {
+    const LandingRecord later = a;
+    a = b;
+    b = later;
+  }
+}
+
+// Records of a bin in order of their rows. Mostly there are few, which are read at once.
+__device__ __forceinline__ void order_records(LandingRecord* records, int32_t count) {
+  if (count < 2) return;
+  if (count <= 4) {
+    LandingRecord r[4] = {records[0], records[1], {~0u, 0.f, 0.f, 0.f}, {~0u, 0.f, 0.f, 0.f}};
+    if (count > 2) r[2] = records[2];
+    if (count > 3) r[3] = records[3];
+    order_pair(r[0], r[1]);
+    order_pair(r[2], r[3]);
+    order_pair(r[0], r[2]);
+    order_pair(r[1], r[3]);
+    order_pair(r[1], r[2]);
+    records[0] = r[0];
+    records[1] = r[1];
+    if (count > 2) records[2] = r[2];
+    if (count > 3) records[3] = r[3];
+    return;
+  }
+  for (int32_t i = 1; i < count; ++i) {
+    const LandingRecord moved = records[i];
+    int32_t to = i;
+    for (; to > 0 && records[to - 1].row > moved.row; --to) records[to] = records[to - 1];
+    if (to < i) records[to] = moved;
+  }
+}
+
 __global__ void __launch_bounds__(kSortThreads)
     dcn_dgrad_landing_order_kernel(const __grid_constant__ LandingWork work) {
   const uint32_t bin = blockIdx.x * kSortThreads + threadIdx.x;
@@ -94,7 +128,12 @@ __global__ void __launch_bounds__(kSortThreads)
   // Where the bin is the end of a plane, the next one begins behind a gap.
   if (work.plane_starts.quotient(bin) != work.plane_starts.quotient(bin + 1)) return;
   const uint32_t begin = work.starts[bin] & ~kHeavyStart;
-  order_bin(work, bin, begin, (work.starts[bin + 1] & ~kHeavyStart) - begin);
+  const uint32_t count = (work.starts[bin + 1] & ~kHeavyStart) - begin;
+  if (count > kHeavyBin) {
+    note_heavy(work, bin, begin, count);
+  } else {
+    order_records(work.records + begin, static_cast<int32_t>(count));
+  }
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What the kernels of landing lists share: the call and its workspace, planes of samples, where a
-// sample lands, and the order of a bin.
+// What the kernels of landing lists share: the call and its workspace, planes of samples, and where
+// a sample lands.
 #pragma once
 
 #include "../../fast_divide.h"
@@ -31,7 +31,6 @@ struct LandingWork {
   HeavyBin* heavy_bins;
   float* heavy_rows;
   uint32_t* places;
-  uint32_t* heavy_count;
   LandingRecord* records;
 };
 
@@ -120,48 +119,10 @@ __device__ __forceinline__ uint32_t start_of(uint32_t begin, uint32_t count) {
   return count > kHeavyBin ? begin | kHeavyStart : begin;
 }
 
-__device__ __forceinline__ void order_pair(LandingRecord& a, LandingRecord& b) {
-  if (a.row > b.row) {
-    const LandingRecord later = a;
-    a = b;
-    b = later;
-  }
-}
-
-// Records of a bin in order of their rows. Mostly there are few, which are read at once.
-__device__ __forceinline__ void order_records(LandingRecord* records, int32_t count) {
-  if (count < 2) return;
-  if (count <= 4) {
-    LandingRecord r[4] = {records[0], records[1], {~0u, 0.f, 0.f, 0.f}, {~0u, 0.f, 0.f, 0.f}};
-    if (count > 2) r[2] = records[2];
-    if (count > 3) r[3] = records[3];
-    order_pair(r[0], r[1]);
-    order_pair(r[2], r[3]);
-    order_pair(r[0], r[2]);
-    order_pair(r[1], r[3]);
-    order_pair(r[1], r[2]);
-    records[0] = r[0];
-    records[1] = r[1];
-    if (count > 2) records[2] = r[2];
-    if (count > 3) records[3] = r[3];
-    return;
-  }
-  for (int32_t i = 1; i < count; ++i) {
-    const LandingRecord moved = records[i];
-    int32_t to = i;
-    for (; to > 0 && records[to - 1].row > moved.row; --to) records[to] = records[to - 1];
-    if (to < i) records[to] = moved;
-  }
-}
-
-// Orders the records of a bin, which begin at `begin`, or notes a heavy bin for landing_heavy.cu.
-__device__ __forceinline__ void order_bin(const LandingWork& work, uint32_t bin, uint32_t begin,
-                                          uint32_t count) {
-  if (count <= kHeavyBin) {
-    order_records(work.records + begin, static_cast<int32_t>(count));
-    return;
-  }
-  const uint32_t heavy = atomicAdd(work.heavy_count, 1u);
+// For landing_heavy.cu. The bin's records are there.
+__device__ __forceinline__ void note_heavy(const LandingWork& work, uint32_t bin, uint32_t begin,
+                                           uint32_t count) {
+  const uint32_t heavy = atomicAdd(work.call.heavy_count, 1u);
   work.heavy_bins[heavy] = {bin, static_cast<int32_t>(begin), static_cast<int32_t>(begin + count),
                             0};
   work.records[begin].mask = __uint_as_float(heavy);
