@@ -26,17 +26,34 @@ struct BlockSums {
   static constexpr bool kShort = sizeof(typename Math::Element) == 2;
   static constexpr int kElements = kVectorBytes / static_cast<int>(sizeof(typename Math::Element));
 
-  // A batch's weights for rows g (upper) and g + 8 of the block, and the vectors of its rows.
-  __device__ __forceinline__ void add(const float (&upper)[4], const float (&lower)[4],
-                                      const uint4 (&vector)[4]) {
+  // What a lane multiplies a batch's rows with: of 16 bits fragments of A; of f32, for rows g and
+  // g + 8 of the block, a weight for each of its four samples.
+  struct Weights {
+    uint32_t bits[kShort ? 4 : 8];
+  };
+  static __device__ __forceinline__ Weights weights(const float (&upper)[4],
+                                                    const float (&lower)[4]) {
+    Weights result;
+#pragma unroll
+    for (int i = 0; i < 4; i += kShort ? 2 : 1) {
+      if constexpr (kShort) {
+        result.bits[i] = Math::pack(upper[i], upper[i + 1]);
+        result.bits[i + 1] = Math::pack(lower[i], lower[i + 1]);
+      } else {
+        result.bits[2 * i] = __float_as_uint(upper[i]);
+        result.bits[2 * i + 1] = __float_as_uint(lower[i]);
+      }
+    }
+    return result;
+  }
+
+  __device__ __forceinline__ void add(const Weights& weights, const uint4 (&vector)[4]) {
     if constexpr (kShort) {
-      const uint32_t a[4] = {Math::pack(upper[0], upper[1]), Math::pack(lower[0], lower[1]),
-                             Math::pack(upper[2], upper[3]), Math::pack(lower[2], lower[3])};
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
         const int take = j % 2 ? 0x7632 : 0x5410;  // of two samples the same channel
         MmaOf<Math>::mma(
-            sum[j], a,
+            sum[j], weights.bits,
             __byte_perm(register_of(vector[0], j / 2), register_of(vector[1], j / 2), take),
             __byte_perm(register_of(vector[2], j / 2), register_of(vector[3], j / 2), take));
       }
@@ -44,15 +61,13 @@ struct BlockSums {
 #pragma unroll
       for (int i = 0; i < 4; i += 2) {
         uint32_t a[4], trailing_a[4];
-        take(upper[i], a[0], trailing_a[0]);
-        take(lower[i], a[1], trailing_a[1]);
-        take(upper[i + 1], a[2], trailing_a[2]);
-        take(lower[i + 1], a[3], trailing_a[3]);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) take(weights.bits[2 * i + k], a[k], trailing_a[k]);
 #pragma unroll
         for (int j = 0; j < kElements; ++j) {
           uint32_t b[2], trailing_b[2];
-          take(__uint_as_float(register_of(vector[i], j)), b[0], trailing_b[0]);
-          take(__uint_as_float(register_of(vector[i + 1], j)), b[1], trailing_b[1]);
+#pragma unroll
+          for (int k = 0; k < 2; ++k) take(register_of(vector[i + k], j), b[k], trailing_b[k]);
           MmaOf<Math>::mma(sum[j], a, b[0], b[1]);
           if constexpr (kSplit) {
             // Apart, so that the tensor cores, which cut off, have little to cut.
@@ -85,11 +100,12 @@ struct BlockSums {
   float small[kSplit ? kElements : 1][4] = {};
 
  private:
-  static __device__ __forceinline__ void take(float value, uint32_t& leading, uint32_t& trailing) {
+  // The trailing part is cut off by the tensor cores. That of an infinity is NaN.
+  static __device__ __forceinline__ void take(uint32_t value, uint32_t& leading,
+                                              uint32_t& trailing) {
+    leading = ptx::round_to_tf32(__uint_as_float(value));
     if constexpr (kSplit) {
-      split_tf32(__float_as_uint(value), leading, trailing);
-    } else {
-      leading = ptx::round_to_tf32(value);
+      trailing = __float_as_uint(__uint_as_float(value) - __uint_as_float(leading));
     }
   }
 };
@@ -116,7 +132,7 @@ class BlockGather {
     const ConvShape& shape = params_.shape;
     const int32_t row_bytes = params_.layout.channels * kElementBytes;
     taps_ = min(params_.layout.chunk_taps, shape.taps() - at.first_tap);
-    regular_ = BlockPlanner(params_, plan_, lane_).make(first, row_bytes, at.first_tap, taps_);
+    regular_ &= BlockPlanner(params_, plan_, lane_).make(first, row_bytes, at.first_tap, taps_);
     tap_ = at.tap - at.first_tap;
     left_ = params_.layout.block_channels * kElementBytes - at.slice * kSliceBytes;
     vector_ = static_cast<const uint8_t*>(params_.input) +
@@ -129,8 +145,12 @@ class BlockGather {
     if (kBatchesInFlight == 2 && batches_.more()) load(1, batches_.next());
   }
 
-  // Whether the samples fitted in the plan.
-  __device__ __forceinline__ bool regular() const { return regular_; }
+  // Whether the samples of a tile, which ends here, had their place in the plans.
+  __device__ __forceinline__ bool end_tile() {
+    const bool regular = regular_;
+    regular_ = true;
+    return regular;
+  }
 
   // The values of this step; with `more`, the loads of the next are on their way at the end.
   __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more) {
@@ -138,20 +158,22 @@ class BlockGather {
     bool last;
 #pragma unroll 1
     do {
-      // Two batches; there may be one.
+      // Two batches; there may be one. What shared memory holds of them is read before the loads of
+      // the next ones are in its way.
       const Batches now = batches_;
       last = now.count() <= 2;
-      add(sums, now, 0);
+      const Weights first = weights_of(now), second = weights_of(now.more() ? now.next() : now);
+      sums.add(first, flight_[0]);
       if (kBatchesInFlight == 1 && now.more()) {
         load(0, now.next());
-        add(sums, now.next(), 0);
+        sums.add(second, flight_[0]);
       }
       if (last) advance();
       batches_ = last ? batches_of(tap_) : now.next().next();
       const bool loads = !last || more;
       if (loads) load(0, batches_);
       if constexpr (kBatchesInFlight == 2) {
-        if (now.more()) add(sums, now.next(), 1);
+        if (now.more()) sums.add(second, flight_[1]);
         if (loads && batches_.more()) load(1, batches_.next());
       }
     } while (!last);
@@ -159,6 +181,7 @@ class BlockGather {
   }
 
  private:
+  using Weights = typename BlockSums<Math>::Weights;
   static constexpr int kElementBytes = sizeof(typename Math::Element);
 
   // What is left of a tap's batches: the first, and in the upper half how many.
@@ -197,8 +220,8 @@ class BlockGather {
     flight_[slot][3] = __ldg(reinterpret_cast<const uint4*>(vector_ + row.w));
   }
 
-  // Adds the first of the batches, whose rows are in that slot.
-  __device__ __forceinline__ void add(BlockSums<Math>& sums, Batches batches, int slot) const {
+  // Of the first of the batches.
+  __device__ __forceinline__ Weights weights_of(Batches batches) const {
     const SampleBatch& batch = plan_->batch[batches.first()];
     const int q = lane_ % 4;
     const float4 y = batch.y[q], x = batch.x[q], mask = batch.mask[q];
@@ -208,7 +231,7 @@ class BlockGather {
     weigh(y.y - row, mask.y * hat(x.y - column), upper[1], lower[1]);
     weigh(y.z - row, mask.z * hat(x.z - column), upper[2], lower[2]);
     weigh(y.w - row, mask.w * hat(x.w - column), upper[3], lower[3]);
-    sums.add(upper, lower, flight_[slot]);
+    return BlockSums<Math>::weights(upper, lower);
   }
   static __device__ __forceinline__ float hat(float distance) {
     return __saturatef(1.f - fabsf(distance));
@@ -224,7 +247,7 @@ class BlockGather {
   const int lane_;
   const int32_t group_;
   BlockPlan* const plan_;
-  bool regular_;
+  bool regular_ = true;
   int32_t taps_, tap_;     // of the chunk
   int32_t left_;           // bytes of the group's channels from the slice on
   const uint8_t* vector_;  // of this lane, in the slice, of the image's first row

@@ -45,10 +45,10 @@ struct DgradConfig : AllTiles {
   // Lists the tile of a warp for the second kernel, where its samples did not fit or a sum is no
   // number: where a value is none, no sum of its row is one.
   template <class Sums>
-  static __device__ __forceinline__ void ended(const DgradParams& params, const Gather& gather,
+  static __device__ __forceinline__ void ended(const DgradParams& params, Gather& gather,
                                                int32_t tile, const Sums& sums) {
     const bool numbers = fabsf(sums[0]) < INFINITY && fabsf(sums[2]) < INFINITY;
-    if (__all_sync(~0u, gather.regular() && numbers) || threadIdx.x % 32 != 0) return;
+    if (__all_sync(~0u, gather.end_tile() && numbers) || threadIdx.x % 32 != 0) return;
     const int32_t tiles = tiles_of(params.pixels, kIrregularPixels);
     const int32_t found = (tile * kTilePixels + threadIdx.x / 2) / kIrregularPixels;
     IrregularTiles& irregular = *params.irregular;
@@ -76,8 +76,7 @@ struct IrregularDgradConfig : DgradConfig<Math, 0> {
     return params.irregular->list(tiles_of(params.pixels, kIrregularPixels))[turn];
   }
   template <class Sums>
-  static __device__ __forceinline__ void ended(const DgradParams&, const Gather&, int32_t,
-                                               const Sums&) {}
+  static __device__ __forceinline__ void ended(const DgradParams&, Gather&, int32_t, const Sums&) {}
 };
 
 template <class Math, int... kTile>

@@ -27,13 +27,11 @@ struct FpropConfig : AllTiles {
   using Gather =
       std::conditional_t<tile.narrow, NarrowGather<Math>, WideGather<Math, kRowsInFlight>>;
   static constexpr int kParts = weight_parts(Math::kKind);
-  using Weights =
-      std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
-                         WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
+  using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
+                                     WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
 
   template <class Sums>
-  static __device__ __forceinline__ void ended(const FpropParams&, const Gather&, int32_t,
-                                               const Sums&) {}
+  static __device__ __forceinline__ void ended(const FpropParams&, Gather&, int32_t, const Sums&) {}
   static int64_t shared_bytes(int64_t steps) { return dcn::shared_bytes(tile, Math::kKind, steps); }
 };
 

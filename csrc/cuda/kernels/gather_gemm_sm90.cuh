@@ -133,13 +133,13 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 #pragma unroll 1
       while (left-- > 0) {
         uint32_t value[4][4];
-        const uint32_t b = weights.wait();
         if constexpr (!Config::kOverlap) ptx::wgmma_wait(sums, a);
         add_to<Config>(totals, sums);
         gather.step(value, left > 0);
         // Of the step before; its fragments and weight tile are free.
         if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
         weights.release_previous();
+        const uint32_t b = weights.wait();
         to_fragments<Math>(value, swaps_halves<Config>(thread), a);
         ptx::wgmma_fence();
         multiply_step<Math>(sums, a, b, Config::kTileChannels * kSliceBytes);

@@ -105,10 +105,15 @@ class ListGather {
     for (uint32_t i = first; i < end; ++i) {
       const uint4 offset = plan_->offset[i];
       const float4 weight = plan_->weight[i];
-      add_row(weight.x, offset.x, sums);
-      add_row(weight.y, offset.y, sums);
-      add_row(weight.z, offset.z, sums);
-      add_row(weight.w, offset.w, sums);
+      uint4 vector[4][2];
+      load_row(offset.x, vector[0]);
+      load_row(offset.y, vector[1]);
+      load_row(offset.z, vector[2]);
+      load_row(offset.w, vector[3]);
+      add_row(weight.x, vector[0], sums);
+      add_row(weight.y, vector[1], sums);
+      add_row(weight.z, vector[2], sums);
+      add_row(weight.w, vector[3], sums);
     }
   }
   __device__ __forceinline__ void add_bins(int r, float (&sums)[2][kElements]) const {
@@ -125,14 +130,30 @@ class ListGather {
         add_heavy(int64_t{__float_as_uint(first.mask)} * 4 + corner, sums);
         continue;
       }
-#pragma unroll 2
-      for (uint32_t i = begin; i < end; ++i) {
-        const LandingRecord record = load_record(params_, i);
-        const float ly = record.y - floorf(record.y), lx = record.x - floorf(record.x);
+      add_records(begin, end, corner, sums);
+    }
+  }
+  // All loads of kAtOnce are on their way before one is waited for; behind the last record they
+  // read that one again.
+  __device__ __forceinline__ void add_records(uint32_t begin, uint32_t end, int corner,
+                                              float (&sums)[2][kElements]) const {
+    constexpr int kAtOnce = 8;
+#pragma unroll 1
+    for (uint32_t first = begin; first < end; first += kAtOnce) {
+      LandingRecord record[kAtOnce];
+      uint4 vector[kAtOnce][2];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) record[i] = load_record(params_, min(first + i, end - 1));
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const auto row = int64_t{record[i].row - static_cast<uint32_t>(plan_->first_row)};
+        load_row(row * lists_.row_bytes(), vector[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const float ly = record[i].y - floorf(record[i].y), lx = record[i].x - floorf(record[i].x);
         const float weight = (corner & 2 ? ly : 1.f - ly) * (corner & 1 ? lx : 1.f - lx);
-        add_row(weight * record.mask,
-                int64_t{record.row - static_cast<uint32_t>(plan_->first_row)} * lists_.row_bytes(),
-                sums);
+        if (first + i < end) add_row(weight * record[i].mask, vector[i], sums);
       }
     }
   }
@@ -145,18 +166,23 @@ class ListGather {
       for (int i = 0; i < kElements; ++i) sums[v][i] += __ldg(channels + first + i);
     }
   }
-  __device__ __forceinline__ void add_row(float weight, int64_t bytes,
+  __device__ __forceinline__ void load_row(int64_t bytes, uint4 (&vector)[2]) const {
+#pragma unroll
+    for (int v = 0; v < 2; ++v) {
+      vector[v] = __ldg(reinterpret_cast<const uint4*>(vectors_.at[v] + bytes));
+    }
+  }
+  __device__ __forceinline__ void add_row(float weight, const uint4 (&vector)[2],
                                           float (&sums)[2][kElements]) const {
 #pragma unroll
     for (int v = 0; v < 2; ++v) {
-      const uint4 vector = __ldg(reinterpret_cast<const uint4*>(vectors_.at[v] + bytes));
 #pragma unroll
       for (int i = 0; i < kElements; ++i) {
         if constexpr (kElementBytes == 2) {
-          const uint32_t pair = register_of(vector, i / 2);
+          const uint32_t pair = register_of(vector[v], i / 2);
           sums[v][i] = fmaf(weight, Math::wide(i % 2 ? pair >> 16 : pair & 0xffffu), sums[v][i]);
         } else {
-          sums[v][i] = fmaf(weight, __uint_as_float(register_of(vector, i)), sums[v][i]);
+          sums[v][i] = fmaf(weight, __uint_as_float(register_of(vector[v], i)), sums[v][i]);
         }
       }
     }

@@ -49,11 +49,11 @@ TYPED_TEST(Dgrad, EveryTile) {
   }
 }
 
-// Offsets by which all samples land within `height` rows of the image.
-void crowd(Convolution& conv, float height) {
+// Offsets by which all samples of the first taps land within `height` rows of the image.
+void crowd(Convolution& conv, float height, int taps = 9) {
   const dcn::ConvShape& shape = conv.shape;
   size_t i = 0;
-  for (int channel = 0; channel < 2 * shape.taps(); ++channel) {
+  for (int channel = 0; channel < 2 * taps; ++channel) {
     for (int p = 0; p < shape.P; ++p) {
       for (int q = 0; q < shape.Q; ++q, ++i) {
         const float place = static_cast<float>(i * 7919 % 1000) / 1000;
@@ -81,6 +81,14 @@ TYPED_TEST(Dgrad, Crowds) {
       EXPECT_GT(heavy.heavy_bins, 0);
     }
   }
+}
+
+// Crowded taps of one chunk, others in the next.
+TYPED_TEST(Dgrad, CrowdsOfOneChunk) {
+  Convolution conv(Sizes{1, 20, 12, 12, 40, 5, 3, 1, 1, 1, 2}, kBits<TypeParam>, 1.f, 7);
+  crowd(conv, .2f);
+  const DgradResult result = this->check(conv, GemmRun{}, dcn::kHeavyBin, "crowd");
+  EXPECT_GT(result.irregular_tiles, 0);
 }
 
 // However many entries a list has: of the value that the tensor cores are given, and of the result.
