@@ -9,7 +9,8 @@ namespace dcn {
 constexpr int kBlockSide = 4;
 static_assert(kBlockSide * kBlockSide == kWarpPixels);
 inline int64_t blocks_of(int64_t length) { return tiles_of(length, kBlockSide); }
-// Rows of all tiles: the pixels of all blocks. `shape`: of the transposed convolution.
+// Rows of all tiles: the pixels of all blocks, which may reach beyond the image. `shape`: of the
+// transposed convolution.
 inline int64_t dgrad_rows(const ConvShape& shape) {
   return shape.N * blocks_of(shape.P) * blocks_of(shape.Q) * kWarpPixels;
 }
@@ -27,11 +28,11 @@ constexpr int kListPlanBytes = 2 * kListQuads * 16 + 2 * kWarpPixels * 4 + 16;
 static_assert(kListPlanBytes <= kBlockPlanBytes);
 
 constexpr FpropTile kDgradTiles[] = {
-    {64, 64, false, 4, 2, true, {1500, 1500, 2500}},
-    {256, 64, false, 4, 1, false, {3600, 3400, 0}},
-    {128, 64, false, 4, 2, true, {2000, 1900, 3200}},
-    {128, 128, false, 4, 2, true, {1600, 1700, 2800}},
-    {128, 256, false, 3, 2, true, {2250, 2300, 0}},
+    {64, 64, false, 4, 2, true, {620, 720, 1260}},
+    {256, 64, false, 4, 1, false, {1440, 1580, 0}},
+    {128, 64, false, 4, 2, true, {810, 960, 1720}},
+    {128, 128, false, 4, 2, true, {930, 1060, 2190}},
+    {128, 256, false, 3, 2, true, {1290, 1540, 0}},
 };
 constexpr int kDgradTileCount = sizeof(kDgradTiles) / sizeof(kDgradTiles[0]);
 

@@ -141,8 +141,8 @@ class BlockGather {
               byte();
     clip();
     batches_ = batches_of(tap_);
-    load(0, batches_);
-    if (kBatchesInFlight == 2 && batches_.more()) load(1, batches_.next());
+    load(0, rows_of(batches_));
+    if (kBatchesInFlight == 2 && batches_.more()) load(1, rows_of(batches_.next()));
   }
 
   // Whether the samples of a tile, which ends here, had their place in the plans.
@@ -155,34 +155,46 @@ class BlockGather {
   // The values of this step; with `more`, the loads of the next are on their way at the end.
   __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more) {
     BlockSums<Math> sums;
-    bool last;
+    // The first batches, mostly all, apart: there the sums are known to be 0.
+    bool last = add_two(sums, more);
 #pragma unroll 1
-    do {
-      // Two batches; there may be one. What shared memory holds of them is read before the loads of
-      // the next ones are in its way.
-      const Batches now = batches_;
-      last = now.count() <= 2;
-      const Weights first = weights_of(now), second = weights_of(now.more() ? now.next() : now);
-      sums.add(first, flight_[0]);
-      if (kBatchesInFlight == 1 && now.more()) {
-        load(0, now.next());
-        sums.add(second, flight_[0]);
-      }
-      if (last) advance();
-      batches_ = last ? batches_of(tap_) : now.next().next();
-      const bool loads = !last || more;
-      if (loads) load(0, batches_);
-      if constexpr (kBatchesInFlight == 2) {
-        if (now.more()) sums.add(second, flight_[1]);
-        if (loads && batches_.more()) load(1, batches_.next());
-      }
-    } while (!last);
+    while (!last) last = add_two(sums, more);
     sums.round(value);
   }
 
  private:
   using Weights = typename BlockSums<Math>::Weights;
   static constexpr int kElementBytes = sizeof(typename Math::Element);
+
+  // Two batches of the tap, or the one that is left; asks for the next two. Whether they are the
+  // last. What shared memory holds is read before the loads are in its way.
+  __device__ __forceinline__ bool add_two(BlockSums<Math>& sums, bool more) {
+    const Batches now = batches_;
+    const bool two = now.more(), last = now.count() <= 2, loads = !last || more;
+    const Weights first = weights_of(now), second = weights_of(two ? now.next() : now);
+    if constexpr (kBatchesInFlight == 2) {
+      if (last) advance();
+      batches_ = last ? batches_of(tap_) : now.next().next();
+      const uint4 row = rows_of(batches_);
+      sums.add(first, flight_[0]);
+      if (loads) load(0, row);
+      const bool two_next = batches_.more();
+      const uint4 second_row = rows_of(two_next ? batches_.next() : batches_);
+      if (two) sums.add(second, flight_[1]);
+      if (loads && two_next) load(1, second_row);
+    } else {
+      const uint4 row = rows_of(two ? now.next() : now);
+      sums.add(first, flight_[0]);
+      if (two) {
+        load(0, row);
+        sums.add(second, flight_[0]);
+      }
+      if (last) advance();
+      batches_ = last ? batches_of(tap_) : now.next().next();
+      if (loads) load(0, rows_of(batches_));
+    }
+    return last;
+  }
 
   // What is left of a tap's batches: the first, and in the upper half how many.
   struct Batches {
@@ -193,6 +205,10 @@ class BlockGather {
     __device__ __forceinline__ Batches next() const { return {bits - 0xffffu}; }
   };
   __device__ __forceinline__ Batches batches_of(int32_t tap) const { return {plan_->head[tap]}; }
+  // Where the lane's rows of the first of the batches are.
+  __device__ __forceinline__ uint4 rows_of(Batches batches) const {
+    return plan_->batch[batches.first()].row[lane_ % 4];
+  }
 
   // Of the lane's vector in the slice. Columns 2 * q and 2 * q + 1 of a product, which lane column
   // q ends with, are the q-th vectors of both halves of the slice.
@@ -212,8 +228,7 @@ class BlockGather {
     if (left_ < kSliceBytes) clip();
   }
 
-  __device__ __forceinline__ void load(int slot, Batches batches) {
-    const uint4 row = plan_->batch[batches.first()].row[lane_ % 4];
+  __device__ __forceinline__ void load(int slot, uint4 row) {
     flight_[slot][0] = __ldg(reinterpret_cast<const uint4*>(vector_ + row.x));
     flight_[slot][1] = __ldg(reinterpret_cast<const uint4*>(vector_ + row.y));
     flight_[slot][2] = __ldg(reinterpret_cast<const uint4*>(vector_ + row.z));

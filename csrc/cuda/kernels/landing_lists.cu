@@ -9,6 +9,12 @@ LandingPlan plan_of(const LandingParams& params) {
   return landing_plan(params.shape, params.images, params.grad_channels);
 }
 
+int32_t step_of(const SamplingMap& map, const ConvShape& shape) {
+  const int64_t bytes = map.stride_w * size_of(map.dtype);
+  const bool even = map.stride_h == map.stride_w * shape.Q && bytes <= INT32_MAX;
+  return even ? static_cast<int32_t>(bytes) : -1;
+}
+
 LandingWork work_of(const LandingParams& params, const LandingPlan& plan) {
   const ConvShape& shape = params.shape;
   auto* const bytes = static_cast<uint8_t*>(params.workspace);
@@ -25,6 +31,8 @@ LandingWork work_of(const LandingParams& params, const LandingPlan& plan) {
   work.plane_starts = Divisor((shape.H + 1) * (shape.W + 1) + 1);
   work.bands = Divisor(std::max(plan.bands, 1));
   work.band_bins = plan.band_bins;
+  work.offset_step = step_of(params.offset, shape);
+  work.mask_step = step_of(params.mask, shape);
   work.starts = reinterpret_cast<uint32_t*>(bytes + plan.starts);
   work.heavy_bins = reinterpret_cast<HeavyBin*>(bytes + plan.heavy_bins);
   work.heavy_rows = reinterpret_cast<float*>(bytes + plan.heavy_rows);

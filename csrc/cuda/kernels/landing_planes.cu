@@ -7,6 +7,7 @@
 //          order of arrival, and a thread for each bin orders them. Then records are written, one
 //          behind the other
 #include "landing_work.cuh"
+#include "ptx_sm80.cuh"
 
 namespace dcn {
 namespace {
@@ -34,8 +35,8 @@ struct PlaneSample {
 };
 
 // The samples of a plane, whose offsets are `Offset` in memory: what make_sample (bilinear.h) says,
-// without a branch and without conversions, which are slow. A float from 2^23 on is its integer's
-// bits; floors are taken as in make_paired_sample.
+// without a branch and without conversions, which are slow: what a sample costs is instructions. A
+// float from 2^23 on is its integer's bits; floors are taken as in make_paired_sample.
 template <typename Offset>
 class PlaneSamples {
  public:
@@ -43,10 +44,8 @@ class PlaneSamples {
       : work_(work),
         origin_y_(work.call.shape.origin_y(0, plane.r)),
         origin_x_(work.call.shape.origin_x(0, plane.s)),
-        offset_(static_cast<const Offset*>(work.call.offset.data) +
-                map_index(work.call.offset, {work.call.first_image + plane.image, 0, 0},
-                          2 * plane.map)),
-        mask_(map_index(work.call.mask, {work.call.first_image + plane.image, 0, 0}, plane.map)) {}
+        offset_(first_of(work.call.offset, work, plane, 2 * plane.map)),
+        mask_(first_of(work.call.mask, work, plane, plane.map)) {}
 
   // Calls take(samples) for those of each thread, kInFlight at a time; beyond the last they have no
   // bin.
@@ -80,7 +79,7 @@ class PlaneSamples {
       for (int i = 0; i < kInFlight; ++i) {
         pixel[i] = pixel_of(min(first + i * kPlaneThreads, count - 1));
         loaded[i] = load(pixel[i]);
-        mask[i] = load_mask(loaded[i].pixel);
+        mask[i] = load_mask(pixel[i], loaded[i].at);
       }
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
@@ -96,27 +95,45 @@ class PlaneSamples {
   static constexpr uint32_t kFloorBits = 0x4B400000;
 
   struct Loaded {
-    int2 pixel;  // (p, q)
+    int2 at;  // (p, q)
     Offset y, x;
   };
+
+  static __device__ __forceinline__ int64_t bytes_of(const SamplingMap& map, int64_t values) {
+    return values * (map.dtype == Dtype::kF32 ? 4 : 2);
+  }
+  static __device__ __forceinline__ const uint8_t* first_of(const SamplingMap& map,
+                                                            const LandingWork& work,
+                                                            const Plane& plane, int32_t channel) {
+    const OutputPixel first{work.call.first_image + plane.image, 0, 0};
+    return static_cast<const uint8_t*>(map.data) + bytes_of(map, map_index(map, first, channel));
+  }
+  // The value of a map's plane, which begins at `first`, at a pixel.
+  static __device__ __forceinline__ const uint8_t* value_at(const SamplingMap& map, int32_t step,
+                                                            const uint8_t* first, uint32_t pixel,
+                                                            int2 at) {
+    if (step >= 0) return ptx::step_ahead(first, static_cast<int32_t>(pixel), step);
+    return first + bytes_of(map, at.x * map.stride_h + at.y * map.stride_w);
+  }
 
   __device__ __forceinline__ Loaded load(uint32_t pixel) const {
     const SamplingMap& map = work_.call.offset;
     const uint32_t p = work_.output_width.quotient(pixel);
     const int2 at = {static_cast<int32_t>(p),
                      static_cast<int32_t>(pixel - p * work_.output_width.value)};
-    const Offset* from = offset_ + index_of(map, at);
+    const auto* from =
+        reinterpret_cast<const Offset*>(value_at(map, work_.offset_step, offset_, pixel, at));
     return {at, __ldg(from), __ldg(from + map.stride_c)};
   }
   __device__ __forceinline__ Point point_of(const Loaded& loaded) const {
     const ConvShape& shape = work_.call.shape;
-    const SamplingMap& map = work_.call.offset;
-    return {fmaf(whole(loaded.pixel.x), shape.stride_h, origin_y_) + value_of(map, loaded.y),
-            fmaf(whole(loaded.pixel.y), shape.stride_w, origin_x_) + value_of(map, loaded.x)};
+    return {fmaf(whole(loaded.at.x), shape.stride_h, origin_y_) + widen(loaded.y),
+            fmaf(whole(loaded.at.y), shape.stride_w, origin_x_) + widen(loaded.x)};
   }
-  __device__ __forceinline__ uint32_t load_mask(int2 pixel) const {
+  __device__ __forceinline__ uint32_t load_mask(uint32_t pixel, int2 at) const {
     const SamplingMap& map = work_.call.mask;
-    return map.data == nullptr ? 0 : load_bits(map, mask_ + index_of(map, pixel));
+    if (map.data == nullptr) return 0;
+    return load_bits({value_at(map, work_.mask_step, mask_, pixel, at), map.dtype}, 0);
   }
   __device__ __forceinline__ float mask_of(uint32_t bits) const {
     return work_.call.mask.data == nullptr ? 1.f : value_of(work_.call.mask, bits);
@@ -129,17 +146,13 @@ class PlaneSamples {
     return inside ? (y0 + 1) * (shape.W + 1) + x0 + 1 : kNoBin;
   }
 
-  static __device__ __forceinline__ int64_t index_of(const SamplingMap& map, int2 pixel) {
-    return int64_t{pixel.x} * map.stride_h + int64_t{pixel.y} * map.stride_w;
-  }
   static __device__ __forceinline__ float whole(int32_t number) {
     return __uint_as_float(0x4B000000 | number) - 8388608.f;
   }
 
   const LandingWork& work_;
   const float origin_y_, origin_x_;
-  const Offset* const offset_;  // of the first sample
-  const int64_t mask_;          // element of the first sample
+  const uint8_t *const offset_, *const mask_;  // of the first sample
 };
 
 // Counts of `bins` bins to where their records begin, from 0 on, and to their starts. Each warp has
@@ -266,8 +279,16 @@ cudaError_t launch(const LandingWork& work, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_landing_planes(const LandingWork& work, cudaStream_t stream) {
-  return work.call.offset.dtype == Dtype::kF32 ? launch<uint32_t>(work, stream)
-                                               : launch<uint16_t>(work, stream);
+  switch (work.call.offset.dtype) {
+    case Dtype::kF32:
+      return launch<float>(work, stream);
+    case Dtype::kF16:
+      return launch<__half>(work, stream);
+    case Dtype::kBF16:
+      return launch<__nv_bfloat16>(work, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
 }
 
 }  // namespace dcn

@@ -27,6 +27,7 @@ struct LandingWork {
   Divisor plane_starts;  // bins of a plane, and where the last one ends
   Divisor bands;         // of a plane
   uint32_t band_bins;
+  int32_t offset_step, mask_step;  // bytes from pixel to pixel of a plane, -1 where they differ
   uint32_t* starts;
   HeavyBin* heavy_bins;
   float* heavy_rows;
