@@ -52,17 +52,6 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
   bulk_copy_expected(to, from, bytes, barrier);
 }
 
-// A load where `exists`; otherwise the vector stays what it is. No branch, as an `if` would be.
-__device__ __forceinline__ void load_vector_if(bool exists, const void* from, uint4& vector) {
-  asm("{\n"
-      ".reg .pred exists;\n"
-      "setp.ne.s32 exists, %5, 0;\n"
-      "@exists ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-      "}"
-      : "+r"(vector.x), "+r"(vector.y), "+r"(vector.z), "+r"(vector.w)
-      : "l"(from), "r"(static_cast<int>(exists)));
-}
-
 // The barrier that all threads of the cluster come to. Behind the wait they see what the others had
 // written before they arrived.
 __device__ __forceinline__ void cluster_arrive() {
