@@ -73,6 +73,16 @@ __device__ __forceinline__ void launch_dependents() {
 __device__ __forceinline__ void wait_for_previous_grid() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 }
+// Registers of each thread of this warpgroup from here on, a multiple of 8: some warpgroups give up
+// what others take.
+template <int kRegisters>
+__device__ __forceinline__ void give_up_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -94,6 +104,14 @@ template <int kSums>
 __device__ __forceinline__ void wgmma_wait(float (&sums)[kSums]) {
   uint32_t none[1] = {};
   wgmma_wait(sums, none);
+}
+
+// Waits for the multiplications that were committed before the last ones; `a`: their fragments.
+template <int kFragments>
+__device__ __forceinline__ void wgmma_wait_for_earlier(uint32_t (&a)[kFragments]) {
+  asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+#pragma unroll
+  for (int i = 0; i < kFragments; ++i) asm volatile("" : "+r"(a[i])::"memory");
 }
 
 // Descriptor of a tile of rows of 128 bytes in shared memory, swizzled, gemm_k along the row. A

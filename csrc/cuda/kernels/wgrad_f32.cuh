@@ -1,31 +1,35 @@
 // The weight gradient of f32 images, in tf32 or 3xTF32. See wgrad_sm90.cuh for the grid, the tiles
 // and the segments.
 //
-// wgmma takes tf32 operands along gemm_k only, and here gemm_k is pixels. With mma.sync a lane's
-// vector of four channels of a pixel is, as it was loaded, its part of two fragments of A: lane
-// (g, q) gathers vector g of pixels q and q + 4, and of the products' rows g and g + 8 the first
-// fragment holds channels 4 * g and 4 * g + 1, the second the two behind. So values meet the
-// gradient without an exchange: a unit has two warps, for half of a step's pixels each, and all
-// warps read one tile of the gradient [pixel][output channel]. A lane's vector of that tile, too,
-// is its part of four fragments of B, of output channels 4 * g ... 4 * g + 3.
+//   warp      gathers a unit of its own: 32 channels of one tap. A lane's vector of four channels
+//             of a pixel is, as it was loaded, its part of two fragments of A: lane (g, q) gathers
+//             vector g of pixels q and q + 4, and of the products' rows g and g + 8 the first
+//             fragment holds channels 4 * g and 4 * g + 1, the second the two behind. So values
+//             meet the gradient without an exchange, and a warpgroup multiplies four units
+//   writers   a warpgroup more, which plans samples and writes the gradient's tiles for all, some
+//             steps ahead (wgrad_step_writer.cuh)
+//   step      32 output pixels, in groups of eight: while one is multiplied the next is mixed, and
+//             the loads of the one behind are on their way
 #pragma once
 
-#include "fused_mma.cuh"
-#include "ptx_sm90.cuh"
-#include "wgrad_grad_ring.cuh"
+#include "fused_wgmma.cuh"
 #include "wgrad_launch.h"
+#include "wgrad_step_writer.cuh"
 
 namespace dcn {
 
 template <class Math_, int kTile>
 struct WgradF32Config : WgradConfig<Math_, kTile> {
-  static constexpr int kRowParts = 2;  // a warp plans half of the step's pixels
-  static constexpr int kSharedBytes = kGradStages * WgradF32Config::kGradTileBytes + kBarrierBytes +
-                                      WgradF32Config::kWarps * WgradF32Config::kPlanBytes;
-  // Vectors of pixels that a load of B meets at once lie in different banks.
-  static __device__ __forceinline__ uint32_t place(int row, int vector) {
-    return row * WgradF32Config::kChannels * 4 + (vector ^ row % 4 * 2) * kVectorBytes;
-  }
+  using Base = WgradConfig<Math_, kTile>;
+  static constexpr bool kExactSums = Math_::kKind == FusedMath::k3xTf32;
+  static constexpr int kThreads = Base::kThreads + 128;
+  static constexpr int kCtas = ctas_of(Base::tile);
+  // Of a thread that writes, and of one that multiplies: those of the threads that share a lane of
+  // the multiprocessor are 512.
+  static constexpr int kWriterRegisters = kCtas == 2 || Base::kWarps == 12 ? 56 : 80;
+  static constexpr int kRegisters =
+      (512 / kCtas - kWriterRegisters) / (Base::kWarps / 4) / 8 * 8;
+  static constexpr int kSharedBytes = kTileAlignment + StepRing<WgradF32Config>::kBytes;
 };
 
 // Lane (g, q)'s vectors of pixels q and q + 4 of eight.
@@ -50,12 +54,18 @@ class PixelGather {
   }
   __device__ __forceinline__ void mix(const StepPlan<32>& plan, int first, int lane,
                                       uint32_t (&value)[2][4]) const {
-    const uint32_t outside = plan.outside >> (first + lane % 4);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       Math::mix(corner_[i], plan.weight[first + 4 * i + lane % 4], value[i]);
+    }
+    const uint32_t outside = plan.outside;
+    if (outside == 0) return;
 #pragma unroll
-      for (int c = 0; c < 4; ++c) value[i][c] = outside >> (4 * i) & 1u ? 0 : value[i][c];
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        value[i][c] = outside >> (first + 4 * i + lane % 4) & 1u ? 0 : value[i][c];
+      }
     }
   }
 
@@ -64,132 +74,136 @@ class PixelGather {
   uint4 corner_[2][4];
 };
 
-// A number for the tensor cores: leading part, and what that has left over.
-struct SplitTf32 {
-  uint32_t leading, trailing;
-};
-__device__ __forceinline__ SplitTf32 split_tf32(uint32_t v) {
-  const uint32_t leading = round_to_tf32(__uint_as_float(v));
-  // Infinity leaves nothing over, and not the NaN of its difference.
-  const float left = leading == v ? 0.f : __uint_as_float(v) - __uint_as_float(leading);
-  return {leading, __float_as_uint(left)};
-}
-
-// sums[j][e][m]: products of fragment m of A with output channels 32 * j + 4 * g + e.
-template <class Config>
-__device__ __forceinline__ void multiply_pixels(float (&sums)[Config::kChannels / 32][4][2][4],
-                                                const uint32_t (&value)[2][4], const uint8_t* grad,
-                                                int lane) {
-  constexpr bool kSplit = Config::Math::kKind == FusedMath::k3xTf32;
-  using Mma = MmaOf<typename Config::Math>;
-  uint32_t a[2][4], a_trailing[2][4];
+// Two fragments of A, of rows g and g + 8; with 3xTF32 the trailing parts behind them.
+template <class Math, int kRegisters>
+__device__ __forceinline__ void to_fragments(const uint32_t (&value)[2][4],
+                                             uint32_t (&a)[kRegisters]) {
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const int m = i / 4, pixel = i / 2 % 2, late = i % 2;
-    const uint32_t v = value[pixel][2 * m + late];
-    const SplitTf32 part = kSplit ? split_tf32(v) : SplitTf32{v, 0};
-    a[m][i % 4] = part.leading;
-    a_trailing[m][i % 4] = part.trailing;
-  }
-#pragma unroll
-  for (int j = 0; j < Config::kChannels / 32; ++j) {
-    uint32_t b[2][4];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint4 v =
-          *reinterpret_cast<const uint4*>(grad + Config::place(4 * i + lane % 4, 8 * j + lane / 4));
-      b[i][0] = v.x, b[i][1] = v.y, b[i][2] = v.z, b[i][3] = v.w;
-    }
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      if constexpr (!kSplit) {
-        const uint32_t b0 = round_to_tf32(__uint_as_float(b[0][e]));
-        const uint32_t b1 = round_to_tf32(__uint_as_float(b[1][e]));
-#pragma unroll
-        for (int m = 0; m < 2; ++m) Mma::mma(sums[j][e][m], a[m], b0, b1);
-      } else {
-        // Tensor cores cut off what a sum cannot hold: these sums are short, small products first,
-        // and added by additions that round.
-        const SplitTf32 b0 = split_tf32(b[0][e]), b1 = split_tf32(b[1][e]);
-        float part[2][4] = {};
-#pragma unroll
-        for (int m = 0; m < 2; ++m) Mma::mma(part[m], a_trailing[m], b0.leading, b1.leading);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) Mma::mma(part[m], a[m], b0.trailing, b1.trailing);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) Mma::mma(part[m], a[m], b0.leading, b1.leading);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) sums[j][e][i / 4][i % 4] += part[i / 4][i % 4];
-      }
+    const uint32_t v = value[i / 2 % 2][i / 4 * 2 + i % 2];
+    if constexpr (kRegisters == 16) {
+      split_tf32(v, a[i], a[8 + i]);
+    } else {
+      a[i] = v;
     }
   }
 }
 
+template <int kSums>
+__device__ __forceinline__ void multiply_fragment(float (&sums)[kSums], const uint32_t* a,
+                                                  uint64_t b, bool add) {
+  ptx::WgmmaTF32::mma(sums, a[0], a[1], a[2], a[3], b, add);
+}
+
 template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, 1)
+__global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
     dcn_wgrad_f32_kernel(const __grid_constant__ WgradParams params) {
   using Math = typename Config::Math;
-  using Plan = StepPlan<32>;
-  constexpr int kGroups = Config::kPlanPixels / 8;  // of pixels, multiplied one after the other
-  // Three products of one group already need all registers.
-  constexpr int kUnrolled = Math::kKind == FusedMath::k3xTf32 ? 1 : kGroups;
+  using Ring = StepRing<Config>;
+  using Plan = typename Ring::Plan;
+  constexpr int kGroups = Config::kStepPixels / 8;
+  constexpr int kSums = Config::kChannels / 2;
+  constexpr int kFragments = 8 * Ring::kParts;
   extern __shared__ uint8_t shared_memory[];
-  const int thread = kept(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int half = warp % 2 * Config::kPlanPixels;  // of the step's pixels
-  const uint32_t grad_tiles = ptx::shared_address(shared_memory);
-  uint8_t* const barriers = shared_memory + kGradStages * Config::kGradTileBytes;
-  Plan* const ring =
-      reinterpret_cast<Plan*>(barriers + kBarrierBytes) + warp * Config::kPlannedSteps;
-  GradRing<Config> grad(grad_tiles, ptx::shared_address(barriers), thread);
+  const uint32_t start = ptx::shared_address(shared_memory);
+  const int thread = kept(threadIdx.x), lane = thread % 32, warp = kept(threadIdx.x / 32);
+  const Ring ring(shared_memory + (-start & (kTileAlignment - 1)));
+  if (thread == 0) ring.init();
+  __syncthreads();
   ptx::launch_dependents();
-  StepPlanner<Math, 32> planner(params, ring, half, lane);
+  if (warp >= Config::kWarps) {
+    ptx::give_up_registers<Config::kWriterRegisters>();
+    StepWriter<Config> writer(params, ring, warp % 4, lane);
+    for (WgradSegments<Config> segment(params); segment.next(params);) writer.write(segment);
+    return;
+  }
+  ptx::take_registers<Config::kRegisters>();
+  StepStage stage;
+  uint32_t last_stage = 0;  // of the step before
+  // The plan of this warp, once the stage is full.
+  const auto wait_for_plan = [&]() -> const Plan& {
+    ptx::barrier_wait(ring.full(stage.index), stage.phase);
+    return ring.plans[stage.index * Config::kUnits + warp];
+  };
+  // This warp has done with a stage.
+  const auto release = [&](uint32_t index) {
+    __syncwarp();
+    if (lane == 0) ptx::barrier_arrive(ring.empty(index));
+  };
 
   for (WgradSegments<Config> segment(params); segment.next(params);) {
-    const WgradUnit at = segment.unit(params, warp / 2);
-    float sums[Config::kChannels / 32][4][2][4];
+    const WgradUnit at = segment.unit(params, warp);
+    float sums[2][kSums], totals[2][Config::kExactSums ? kSums : 1];
 #pragma unroll
-    for (int i = 0; i < Config::kChannels; ++i) (&sums[0][0][0][0])[i] = 0.f;
-    PixelGather<Math> gather(static_cast<const float*>(params.input) + at.channel,
-                             at.left * static_cast<int32_t>(sizeof(float)), lane);
-    const uint8_t* const grad_vectors = grad.first_vector(params, segment, lane);
-    const auto plan_of = [&](int32_t step) -> const Plan& {
-      return ring[step % Config::kPlannedSteps];
+    for (int i = 0; i < 2 * kSums; ++i) {
+      sums[i / kSums][i % kSums] = 0.f;
+      if constexpr (Config::kExactSums) totals[i / kSums][i % kSums] = 0.f;
+    }
+    // Tensor cores cut off what a sum cannot hold: with 3xTF32 they sum up a step only, and steps
+    // are added by additions that round.
+    const auto add_to_totals = [&] {
+      if constexpr (Config::kExactSums) {
+#pragma unroll
+        for (int i = 0; i < 2 * kSums; ++i) totals[i / kSums][i % kSums] += sums[i / kSums][i % kSums];
+      }
     };
-    const auto fill = [&](int32_t step) {
-      grad.fill(params, plan_of(step), grad_vectors, segment.pixels_left(params, step), warp, lane);
+    uint32_t a[2][kFragments] = {};  // of two groups
+    const auto wait_for_sums = [&] {
+      ptx::wgmma_wait(sums[0], a[0]);
+      ptx::wgmma_wait(sums[1], a[1]);
     };
-    __syncwarp();  // the ring has been read
-    planner.begin(at, segment.first);
-    gather.load(plan_of(0), 0, lane);
-    fill(0);
+    PixelGather<Math> gather(static_cast<const float*>(params.input) + at.channel, at.left * 4,
+                             lane);
+    const Plan* plan = &wait_for_plan();
+    gather.load(*plan, 0, lane);
 
 #pragma unroll 1
     for (int32_t step = 0; step < segment.steps; ++step) {
-      const bool more = step + 1 < segment.steps;
-      if (more) {
-        planner.plan((step + 1) % Config::kPlannedSteps);
-        fill(step + 1);
-      }
-      const uint8_t* const tile = shared_memory + (grad.wait() - grad_tiles);
-#pragma unroll kUnrolled
+      const uint32_t this_stage = stage.index;
+      const uint64_t b = ptx::tile_descriptor(ring.tiles + this_stage * Ring::kTileBytes);
+      stage.advance();
+#pragma unroll
       for (int i = 0; i < kGroups; ++i) {
         uint32_t value[2][4];
-        gather.mix(plan_of(step), 8 * i, lane, value);
+        gather.mix(*plan, 8 * i, lane, value);
         if (i + 1 < kGroups) {
-          gather.load(plan_of(step), 8 * i + 8, lane);
-        } else if (more) {
-          gather.load(plan_of(step + 1), 0, lane);
+          gather.load(*plan, 8 * i + 8, lane);
+        } else if (step + 1 < segment.steps) {
+          plan = &wait_for_plan();
+          gather.load(*plan, 0, lane);
         }
-        multiply_pixels<Config>(sums, value, tile + (half + 8 * i) * Config::kChannels * 4, lane);
+        const bool anew = Config::kExactSums && i == 0;
+        if (anew) {
+          wait_for_sums();
+          add_to_totals();
+        } else {
+          ptx::wgmma_wait_for_earlier(a[i % 2]);
+        }
+        if (i == 1 && step > 0) release(last_stage);
+        to_fragments<Math>(value, a[i % 2]);
+        ptx::wgmma_fence();
+        const uint64_t at_group = b + 2 * i;
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          const uint32_t* const fragment = a[i % 2] + 4 * m;
+          if constexpr (Ring::kParts == 2) {  // small products first
+            multiply_fragment(sums[m], fragment + 8, at_group, !anew);
+            multiply_fragment(sums[m], fragment, at_group + Ring::kPartBytes / 16, true);
+          }
+          multiply_fragment(sums[m], fragment, at_group, Ring::kParts == 2 || !anew);
+        }
+        ptx::wgmma_commit();
       }
-      __syncwarp();
-      grad.release_last(lane);
+      last_stage = this_stage;
     }
+    wait_for_sums();
+    release(last_stage);
+    add_to_totals();
 
     float4* const to = segment.sums(params, warp) + lane;
 #pragma unroll
-    for (int i = 0; i < Config::kChannels / 4; ++i) {
-      const float(&sum)[4] = sums[i / 8][i / 2 % 4][i % 2];
+    for (int i = 0; i < kSums / 2; ++i) {
+      const float* const sum = (Config::kExactSums ? totals[i % 2] : sums[i % 2]) + i / 2 * 4;
       to[i * 32] = {sum[0], sum[1], sum[2], sum[3]};
     }
   }

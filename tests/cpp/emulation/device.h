@@ -75,6 +75,8 @@ void multiply_registers(Operand operand, float* sums, int count, const uint32_t*
 void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b);
 void commit_multiplications();
 void finish_multiplications();
+// But for those of the last commit.
+void finish_earlier_multiplications();
 // mma.sync, 16 rows x 8 channels.
 void multiply_warp(Operand operand, float* sums, const uint32_t* a, uint32_t b0, uint32_t b1);
 

@@ -44,6 +44,7 @@ inline void store_vector(uint32_t to, const uint32_t (&v)[4]) {
   if (to % 16 != 0) emulation::fail("misaligned store");
   std::memcpy(emulation::shared_at(to), v, 16);
 }
+inline void store_word(uint32_t to, uint32_t v) { std::memcpy(emulation::shared_at(to), &v, 4); }
 inline void store_zero(uint32_t to) { std::memset(emulation::shared_at(to), 0, 4); }
 inline void load_vector_if(bool exists, const void* from, uint4& vector) {
   if (exists) vector = __ldg(static_cast<const uint4*>(from));
@@ -73,6 +74,11 @@ inline const uint8_t* step_ahead(const uint8_t* from, int32_t steps, int32_t byt
 inline void launch_dependents() {}
 inline void wait_for_previous_grid() {}
 
+template <int kRegisters>
+void give_up_registers() {}
+template <int kRegisters>
+void take_registers() {}
+
 inline void wgmma_fence() {}
 inline void wgmma_commit() { emulation::commit_multiplications(); }
 template <int kSums, int kFragments>
@@ -82,6 +88,10 @@ void wgmma_wait(float (&)[kSums], uint32_t (&)[kFragments]) {
 template <int kSums>
 void wgmma_wait(float (&)[kSums]) {
   emulation::finish_multiplications();
+}
+template <int kFragments>
+void wgmma_wait_for_earlier(uint32_t (&)[kFragments]) {
+  emulation::finish_earlier_multiplications();
 }
 
 // A descriptor is an address / 16: the rest of it, sizes and the swizzle, is the same for all.

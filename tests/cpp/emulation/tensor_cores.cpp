@@ -7,7 +7,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -20,17 +22,23 @@ namespace {
 constexpr int kLanes = 32, kRows = 16, kMostColumns = 256, kMostDepth = 16;
 
 struct Multiplication {
+  int sums;  // which of Pending::sums
   Operand operand;
   const uint32_t* a_registers[4];
   uint32_t a_panel, b;
   bool from_registers, add;
 };
+// Sums that a thread adds to.
+struct Sums {
+  float* to;
+  int count;
+  std::vector<float> values;
+};
 // What a thread has under way.
 struct Pending {
-  float* sums = nullptr;
-  int count = 0;
-  std::vector<float> values;  // of `sums`
+  std::vector<Sums> sums;
   std::vector<Multiplication> multiplications;
+  size_t committed = 0, committed_earlier = 0;  // of them; but for the last commit
 };
 Pending pending[1024];
 
@@ -126,22 +134,24 @@ void multiply(SumsOf sums_of, bool add) {
   }
 }
 
-// What all lanes of the warp of this thread have under way.
-void carry_out() {
+// What all lanes of the warp of this thread have under way, or the first part of it.
+void carry_out(size_t Pending::*part) {
   Pending* const lanes = pending + thread() / kLanes * kLanes;
-  const size_t count = lanes[0].multiplications.size();
+  const size_t count = lanes[0].*part;
   for (int lane = 1; lane < kLanes; ++lane) {
-    if (lanes[lane].multiplications.size() != count || lanes[lane].count != lanes[0].count) {
+    if (lanes[lane].*part != count || lanes[lane].sums.size() != lanes[0].sums.size()) {
       fail("lanes of a warp multiply different things");
     }
   }
   for (size_t i = 0; i < count; ++i) {
     const Multiplication& first = lanes[0].multiplications[i];
-    operands.columns = 2 * lanes[0].count;
+    operands.columns = 2 * lanes[0].sums[first.sums].count;
     operands.depth = depth_of(first.operand);
     for (int lane = 0; lane < kLanes; ++lane) {
       const Multiplication& own = lanes[lane].multiplications[i];
-      if (own.b != first.b || own.add != first.add) fail("lanes multiply by different tiles");
+      if (own.b != first.b || own.add != first.add || own.sums != first.sums) {
+        fail("lanes multiply by different tiles");
+      }
       for (int r = 0; r < 4 && own.from_registers; ++r) {
         set_a(own.operand, lane, r, *own.a_registers[r]);
       }
@@ -159,20 +169,24 @@ void carry_out() {
         }
       }
     }
-    multiply([&](int lane) { return lanes[lane].values.data(); }, first.add);
+    multiply([&](int lane) { return lanes[lane].sums[first.sums].values.data(); }, first.add);
   }
-  for (int lane = 0; lane < kLanes; ++lane) lanes[lane].multiplications.clear();
+  for (int lane = 0; lane < kLanes; ++lane) {
+    Pending& own = lanes[lane];
+    own.multiplications.erase(own.multiplications.begin(),
+                              own.multiplications.begin() + static_cast<std::ptrdiff_t>(count));
+    own.committed -= count;
+    own.committed_earlier -= std::min(own.committed_earlier, count);
+  }
 }
 
-void issue(const Multiplication& multiplication, float* sums, int count) {
+void issue(Multiplication multiplication, float* sums, int count) {
   Pending& own = pending[thread()];
-  if (own.sums == nullptr) {
-    own.sums = sums;
-    own.count = count;
-    own.values.assign(sums, sums + count);
-    for (int i = 0; i < count; ++i) sums[i] = std::numeric_limits<float>::quiet_NaN();
-  } else if (own.sums != sums || own.count != count) {
-    fail("multiplications with two sets of sums");
+  int& i = multiplication.sums;
+  while (i < static_cast<int>(own.sums.size()) && own.sums[i].to != sums) ++i;
+  if (i == static_cast<int>(own.sums.size())) {
+    own.sums.push_back({sums, count, {sums, sums + count}});
+    std::fill(sums, sums + count, std::numeric_limits<float>::quiet_NaN());
   }
   own.multiplications.push_back(multiplication);
 }
@@ -181,23 +195,29 @@ void issue(const Multiplication& multiplication, float* sums, int count) {
 
 void multiply_registers(Operand operand, float* sums, int count, const uint32_t* const (&a)[4],
                         uint32_t b, bool add) {
-  issue({operand, {a[0], a[1], a[2], a[3]}, 0, b, true, add}, sums, count);
+  issue({0, operand, {a[0], a[1], a[2], a[3]}, 0, b, true, add}, sums, count);
 }
 void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b) {
-  issue({operand, {}, a, b, false, true}, sums, count);
+  issue({0, operand, {}, a, b, false, true}, sums, count);
 }
 void commit_multiplications() {
+  Pending& own = pending[thread()];
+  own.committed_earlier = own.committed;
+  own.committed = own.multiplications.size();
   meet_warp(Meeting::kMultiply, 0, [] {
-    if (random_below(2) == 0) carry_out();
+    if (random_below(2) == 0) carry_out(&Pending::committed);
   });
+}
+void finish_earlier_multiplications() {
+  dawdle();
+  meet_warp(Meeting::kMultiply, 0, [] { carry_out(&Pending::committed_earlier); });
 }
 void finish_multiplications() {
   dawdle();
-  meet_warp(Meeting::kMultiply, 0, carry_out);
+  meet_warp(Meeting::kMultiply, 0, [] { carry_out(&Pending::committed); });
   Pending& own = pending[thread()];
-  for (int i = 0; own.sums != nullptr && i < own.count; ++i) own.sums[i] = own.values[i];
-  own.sums = nullptr;
-  own.count = 0;
+  for (const Sums& sums : own.sums) std::copy(sums.values.begin(), sums.values.end(), sums.to);
+  own.sums.clear();
 }
 
 void multiply_warp(Operand operand, float* sums, const uint32_t* a, uint32_t b0, uint32_t b1) {
