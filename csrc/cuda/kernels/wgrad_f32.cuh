@@ -24,11 +24,12 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   static constexpr bool kExactSums = Math_::kKind == FusedMath::k3xTf32;
   static constexpr int kThreads = Base::kThreads + 128;
   static constexpr int kCtas = ctas_of(Base::tile);
-  // Of a thread that writes, and of one that multiplies: those of the threads that share a lane of
-  // the multiprocessor are 512.
-  static constexpr int kWriterRegisters = kCtas == 2 || Base::kWarps == 12 ? 56 : 80;
+  // Of a thread that writes, and of one that multiplies: together what the CTA begins with.
+  static constexpr int kWarpgroups = kThreads / 128;
+  static constexpr int kFirstRegisters = 512 / kCtas / kWarpgroups / 8 * 8;
+  static constexpr int kWriterRegisters = Base::kWarps == 8 ? 72 : 56;
   static constexpr int kRegisters =
-      (512 / kCtas - kWriterRegisters) / (Base::kWarps / 4) / 8 * 8;
+      (kFirstRegisters * kWarpgroups - kWriterRegisters) / (kWarpgroups - 1) / 8 * 8;
   static constexpr int kSharedBytes = kTileAlignment + StepRing<WgradF32Config>::kBytes;
 };
 
