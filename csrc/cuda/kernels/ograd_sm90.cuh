@@ -176,15 +176,32 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                  params.channels * kElementBytes);
       int32_t left = work.chunks * work.taps;
       PanelProducts<Math, Config::kSlices> products;
-      if (Config::kOverlap) products.start(a, ring.wait());
-#pragma unroll 1
-      for (; left > 0; --left) {
-        float gcol[kOgradChannels / 2];
-        if (!Config::kOverlap) products.start(a, ring.wait());
+      float gcol[kOgradChannels / 2];
+      if constexpr (Config::kOverlap) {
+        uint32_t tiles = ring.wait();
+        products.start(a, tiles);
         products.finish(a, gcol);
-        ring.release(params, work);
-        if (Config::kOverlap && left > 1) products.start(a, ring.wait());
-        dots.step(gcol, left > 1);
+#pragma unroll 1
+        for (;;) {
+          ring.release(params, work);
+          // The last time what was multiplied before once more, for nothing: with multiplications
+          // under way or not, ptxas would wait for each of them.
+          if (left > 1) tiles = ring.wait();
+          products.start(a, tiles);
+          // Passes at once; but ptxas lets no addition, which waits for loads, pass ahead of it.
+          if (left > 1) ring.wait();
+          dots.step(gcol, left > 1);
+          products.finish(a, gcol);
+          if (--left == 0) break;
+        }
+      } else {
+#pragma unroll 1
+        for (; left > 0; --left) {
+          products.start(a, ring.wait());
+          products.finish(a, gcol);
+          ring.release(params, work);
+          dots.step(gcol, left > 1);
+        }
       }
     }
     asm volatile("" : "+r"(tile));

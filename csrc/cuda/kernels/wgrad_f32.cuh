@@ -33,7 +33,7 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   static constexpr int kSharedBytes = kTileAlignment + StepRing<WgradF32Config>::kBytes;
 };
 
-// Lane (g, q)'s vectors of pixels q and q + 4 of eight.
+// Lane (g, q)'s vectors of pixels q and q + 4 of a group of eight.
 template <class Math>
 class PixelGather {
  public:
@@ -43,30 +43,28 @@ class PixelGather {
     asm volatile("" : "+l"(slice_));
   }
 
-  __device__ __forceinline__ void load(const StepPlan<32>& plan, int first, int lane) {
+  // `corner`, `weight`: the plan's, of the group's pixel q.
+  __device__ __forceinline__ void load(const uint4* corner) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const uint4 at = plan.corner[first + 4 * i + lane % 4];
+      const uint4 at = corner[4 * i];
       corner_[i][0] = vector_at(slice_, at.x);
       corner_[i][1] = vector_at(slice_, at.y);
       corner_[i][2] = vector_at(slice_, at.z);
       corner_[i][3] = vector_at(slice_, at.w);
     }
   }
-  __device__ __forceinline__ void mix(const StepPlan<32>& plan, int first, int lane,
+  // `outside`: which of the group's pixels are.
+  __device__ __forceinline__ void mix(const uint4* weight, uint32_t outside, int lane,
                                       uint32_t (&value)[2][4]) const {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      Math::mix(corner_[i], plan.weight[first + 4 * i + lane % 4], value[i]);
-    }
-    const uint32_t outside = plan.outside;
+    for (int i = 0; i < 2; ++i) Math::mix(corner_[i], weight[4 * i], value[i]);
     if (outside == 0) return;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
+      const bool clear = outside >> (4 * i + lane % 4) & 1u;
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        value[i][c] = outside >> (first + 4 * i + lane % 4) & 1u ? 0 : value[i][c];
-      }
+      for (int c = 0; c < 4; ++c) value[i][c] = clear ? 0 : value[i][c];
     }
   }
 
@@ -122,9 +120,10 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
   StepStage stage;
   uint32_t last_stage = 0;  // of the step before
   // The plan of this warp, once the stage is full.
-  const auto wait_for_plan = [&]() -> const Plan& {
+  const Plan* plan = nullptr;
+  const auto wait_for_plan = [&] {
     ptx::barrier_wait(ring.full(stage.index), stage.phase);
-    return ring.plans[stage.index * Config::kUnits + warp];
+    plan = ring.plans + stage.index * Config::kUnits + warp;
   };
   // This warp has done with a stage.
   const auto release = [&](uint32_t index) {
@@ -148,52 +147,58 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
         for (int i = 0; i < 2 * kSums; ++i) totals[i / kSums][i % kSums] += sums[i / kSums][i % kSums];
       }
     };
-    uint32_t a[2][kFragments] = {};  // of two groups
+    uint32_t a[kFragments] = {};
     const auto wait_for_sums = [&] {
-      ptx::wgmma_wait(sums[0], a[0]);
-      ptx::wgmma_wait(sums[1], a[1]);
+      ptx::wgmma_wait(sums[0], a);
+      ptx::wgmma_wait(sums[1], a);
     };
     PixelGather<Math> gather(static_cast<const float*>(params.input) + at.channel, at.left * 4,
                              lane);
-    const Plan* plan = &wait_for_plan();
-    gather.load(*plan, 0, lane);
+    wait_for_plan();
+    gather.load(plan->corner + lane % 4);
 
 #pragma unroll 1
-    for (int32_t step = 0; step < segment.steps; ++step) {
+    for (int32_t left = segment.steps; left > 0; --left) {
       const uint32_t this_stage = stage.index;
-      const uint64_t b = ptx::tile_descriptor(ring.tiles + this_stage * Ring::kTileBytes);
-      stage.advance();
-#pragma unroll
-      for (int i = 0; i < kGroups; ++i) {
+      uint64_t b = ptx::tile_descriptor(ring.tiles + this_stage * Ring::kTileBytes);
+      const uint4* pixel = plan->corner + lane % 4;
+      uint32_t outside = plan->outside;
+      // A turn ends with multiplications: ptxas then puts nothing before them that waits for loads,
+      // as it does where groups are unrolled.
+#pragma unroll 1
+      for (int group = 0; group < kGroups; ++group) {
         uint32_t value[2][4];
-        gather.mix(*plan, 8 * i, lane, value);
-        if (i + 1 < kGroups) {
-          gather.load(*plan, 8 * i + 8, lane);
-        } else if (step + 1 < segment.steps) {
-          plan = &wait_for_plan();
-          gather.load(*plan, 0, lane);
-        }
-        const bool anew = Config::kExactSums && i == 0;
-        if (anew) {
-          wait_for_sums();
-          add_to_totals();
+        gather.mix(pixel + Config::kStepPixels, outside & 0xff, lane, value);
+        pixel += 8;
+        outside >>= 8;
+        if (group + 1 < kGroups) {
+          gather.load(pixel);
         } else {
-          ptx::wgmma_wait_for_earlier(a[i % 2]);
+          stage.advance();
+          if (left > 1) {
+            wait_for_plan();
+            gather.load(plan->corner + lane % 4);
+          }
         }
-        if (i == 1 && step > 0) release(last_stage);
-        to_fragments<Math>(value, a[i % 2]);
+        wait_for_sums();
+        const bool anew = Config::kExactSums && group == 0;
+        if (group == 0) {
+          add_to_totals();
+          if (left < segment.steps) release(last_stage);
+        }
+        to_fragments<Math>(value, a);
         ptx::wgmma_fence();
-        const uint64_t at_group = b + 2 * i;
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
-          const uint32_t* const fragment = a[i % 2] + 4 * m;
+          const uint32_t* const fragment = a + 4 * m;
           if constexpr (Ring::kParts == 2) {  // small products first
-            multiply_fragment(sums[m], fragment + 8, at_group, !anew);
-            multiply_fragment(sums[m], fragment, at_group + Ring::kPartBytes / 16, true);
+            multiply_fragment(sums[m], fragment + 8, b, !anew);
+            multiply_fragment(sums[m], fragment, b + Ring::kPartBytes / 16, true);
           }
-          multiply_fragment(sums[m], fragment, at_group, Ring::kParts == 2 || !anew);
+          multiply_fragment(sums[m], fragment, b, Ring::kParts == 2 || !anew);
         }
         ptx::wgmma_commit();
+        b += 2;  // 32 bytes along the rows
       }
       last_stage = this_stage;
     }

@@ -170,7 +170,7 @@ class StepWriter {
           const uint32_t to = pixels + (32 * j + 8 * e) * kSliceBytes;
           const uint32_t value = register_of(vector[t][j], e);
           if constexpr (Ring::kParts == 1) {
-            ptx::store_word(to, round_to_tf32(__uint_as_float(value)));
+            ptx::store_word(to, Math::rounded(value));
           } else {
             uint32_t leading, trailing;
             split_tf32(value, leading, trailing);
