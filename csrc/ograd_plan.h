@@ -28,7 +28,7 @@ struct OgradTile {
 constexpr OgradTile kOgradTiles[] = {
     {4, 1, 4, 4, false, FusedMath::kBF16, 1900}, {3, 1, 4, 8, true, FusedMath::kTf32, 1350},
     {3, 2, 3, 4, true, FusedMath::kBF16, 1800},  {2, 2, 3, 4, true, FusedMath::k3xTf32, 1700},
-    {2, 4, 3, 8, true, FusedMath::kTf32, 1640},
+    {2, 4, 3, 8, true, FusedMath::kTf32, 1640}, {2, 2, 3, 8, true, FusedMath::kTf32, 9999},
 };
 constexpr int kOgradTileCount = sizeof(kOgradTiles) / sizeof(kOgradTiles[0]);
 

@@ -34,8 +34,7 @@ WgradPlan plan_wgrad(const ConvShape& shape, FusedMath math, int multiprocessors
   for (int t = 0; t < kWgradTileCount; ++t) {
     if ((tile >= 0 && t != tile) || step_ns(kWgradTiles[t], math) == 0) continue;
     const WgradWork work = wgrad_work(shape, layout, kWgradTiles[t]);
-    const int most = static_cast<int>(
-        std::min<int64_t>(multiprocessors * ctas_of(kWgradTiles[t]), work.all_steps()));
+    const int most = static_cast<int>(std::min<int64_t>(multiprocessors, work.all_steps()));
     for (int c = 1; c <= most; ++c) {
       if (ctas > 0 && c != std::min(ctas, most)) continue;
       WgradPlan plan{t, c};

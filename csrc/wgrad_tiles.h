@@ -12,7 +12,7 @@ namespace dcn {
 struct WgradTile {
   int units;
   int channels;    // output channels
-  int unit_warps;  // that share the pixels of a unit: a warpgroup in 16 bits, one warp in f32
+  int unit_warps;  // that share the pixels of a unit: a warpgroup in 16 bits, one or two in f32
   // Nanoseconds of a step of a CTA with 16-bit, tf32 and 3xTF32 arithmetic, on an H200 whose
   // multiprocessors are all at it. 0: not compiled.
   int step_ns[3];
@@ -24,19 +24,16 @@ constexpr WgradTile kWgradTiles[] = {
     {2, 128, 4, {1600, 0, 0}},
     // A gather serves 256 channels.
     {2, 256, 4, {1670, 0, 0}},
-    {4, 64, 1, {0, 1000, 1500}},
-    {12, 64, 1, {0, 1200, 0}},
-    {4, 128, 1, {0, 1200, 0}},
-    {8, 128, 1, {0, 1500, 0}},
-    {8, 64, 1, {0, 1200, 2000}},
+    {8, 64, 1, {0, 1000, 2000}},
+    {8, 128, 1, {0, 1200, 0}},
+    {4, 128, 2, {0, 0, 2000}},
+    {4, 256, 2, {0, 1200, 0}},
 };
 constexpr int kWgradTileCount = sizeof(kWgradTiles) / sizeof(kWgradTiles[0]);
 
 constexpr int kStepPixels = 64;  // output pixels of a step in 16 bits
 // In f32 a row of 128 bytes.
-constexpr int step_pixels(const WgradTile& tile) { return tile.unit_warps == 1 ? 32 : kStepPixels; }
-// CTAs on a multiprocessor.
-constexpr int ctas_of(const WgradTile& tile) { return tile.units == 4 ? 2 : 1; }
+constexpr int step_pixels(const WgradTile& tile) { return tile.unit_warps < 4 ? 32 : kStepPixels; }
 constexpr int kGradStages = 3;  // tiles of the gradient on their way or in use
 
 constexpr int step_ns(const WgradTile& tile, FusedMath math) {

@@ -33,9 +33,9 @@ struct OgradConfig {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTilePixels = kWarpPixels * kWarps;
   static constexpr int kParts = weight_parts(Math::kKind);
-  // A step is multiplied while dot products of the one before are added. In 16 bits these take the
-  // tensor cores too, and there are no registers for it.
-  static constexpr bool kOverlap = sizeof(typename Math::Element) == 4;
+  // Three products take long enough to be worth it that dot products of the step before are added
+  // meanwhile.
+  static constexpr bool kOverlap = kParts == 2;
   using Ring = OgradRing<kParts, kSlices, tile.stages, kWarps>;
   using Dots =
       std::conditional_t<sizeof(typename Math::Element) == 2, MmaDots<Math, tile.ahead, kRagged>,

@@ -106,14 +106,6 @@ __device__ __forceinline__ void wgmma_wait(float (&sums)[kSums]) {
   wgmma_wait(sums, none);
 }
 
-// Waits for the multiplications that were committed before the last ones; `a`: their fragments.
-template <int kFragments>
-__device__ __forceinline__ void wgmma_wait_for_earlier(uint32_t (&a)[kFragments]) {
-  asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-#pragma unroll
-  for (int i = 0; i < kFragments; ++i) asm volatile("" : "+r"(a[i])::"memory");
-}
-
 // Descriptor of a tile of rows of 128 bytes in shared memory, swizzled, gemm_k along the row. A
 // multiplication further along gemm_k adds its byte offset / 16.
 __device__ __forceinline__ uint64_t tile_descriptor(uint32_t tile) {
@@ -217,6 +209,34 @@ DCN_PANEL_WGMMA(PanelWgmmaF16, "f16.f16")
 DCN_PANEL_WGMMA(PanelWgmmaBF16, "bf16.bf16")
 
 #undef DCN_PANEL_WGMMA
+
+// wgmma of tiles whose rows lie along gemm_k, A and B by descriptor (tile_descriptor).
+struct TileWgmmaTF32 {
+  static __device__ __forceinline__ void mma(float (&sums)[32], uint64_t a, uint64_t b, bool add) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.s32 p, %34, 0; "
+        "wgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
+        "}, %32, %33, p, 1, 1;}"
+        : DCN_SUMS32(0)
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  }
+  static __device__ __forceinline__ void mma(float (&sums)[64], uint64_t a, uint64_t b, bool add) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.s32 p, %66, 0; "
+        "wgmma.mma_async.sync.aligned.m64n128k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
+        "," DCN_REGISTERS_32_63 "}, %64, %65, p, 1, 1;}"
+        : DCN_SUMS32(0), DCN_SUMS32(32)
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  }
+  static __device__ __forceinline__ void mma(float (&sums)[128], uint64_t a, uint64_t b, bool add) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.s32 p, %130, 0; "
+        "wgmma.mma_async.sync.aligned.m64n256k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
+        "," DCN_REGISTERS_32_63 "," DCN_REGISTERS_64_127 "}, %128, %129, p, 1, 1;}"
+        : DCN_SUMS32(0), DCN_SUMS32(32), DCN_SUMS32(64), DCN_SUMS32(96)
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  }
+};
 #undef DCN_A_AND_B
 #undef DCN_REGISTERS_64_127
 #undef DCN_REGISTERS_32_63

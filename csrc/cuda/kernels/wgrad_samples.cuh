@@ -1,6 +1,5 @@
-// The samples of the weight gradient, planned into shared memory, one lane for each sample. In 16
-// bits each warp plans what it gathers, its 16 pixels of a step at one tap, for two steps at a time;
-// in f32 see wgrad_step_writer.cuh.
+// The samples of the weight gradient: a warp's 16 or 32 pixels of a step at one tap, planned for
+// two steps or one at a time, one lane for each sample, into a ring in shared memory.
 #pragma once
 
 #include "fused_samples.cuh"
@@ -29,35 +28,8 @@ struct WgradUnit {
   int32_t left;     // channels of the block from there on
 };
 
-// The sample of a tap at an output pixel, by what the maps hold for it; worth 0 where there is no
-// such pixel.
-template <class Math>
-__device__ __forceinline__ FusedSample sample_of(const WgradParams& params, OutputPixel pixel,
-                                                 bool exists, int32_t tap, uint32_t dy, uint32_t dx,
-                                                 uint32_t modulation) {
-  const ConvShape& shape = params.shape;
-  const uint32_t pixel_vectors =
-      params.layout.channels * sizeof(typename Math::Element) / kVectorBytes;
-  const uint32_t row_vectors = shape.W * pixel_vectors;
-  const int32_t r = params.kernel_width.quotient(tap), s = tap - r * shape.S;
-  const MapCursor<Math> offset(params.offset, pixel, 0);
-  const float m = params.mask.data == nullptr
-                      ? 1.f
-                      : MapCursor<Math>(params.mask, pixel, 0).value(modulation);
-  FusedSample sample = fused_sample(
-      static_cast<float>(shape.origin_y(pixel.p, r)) + offset.value(dy),
-      static_cast<float>(shape.origin_x(pixel.q, s)) + offset.value(dx), exists ? m : 0.f, shape.H,
-      shape.W, row_vectors, pixel_vectors, pixel.n * (shape.H * row_vectors));
-  sample.outside = sample.outside || !exists;
-  return sample;
-}
-// The first channel of a unit's maps.
-__device__ __forceinline__ int32_t map_of(const WgradParams& params, const WgradUnit& unit) {
-  return unit.channel / params.layout.offset_channels * params.shape.taps() + unit.tap;
-}
-
-// kPixels of a warp in a step.
-template <class Math, int kPixels>
+// kPixels of a warp in a step of kStepPixels.
+template <class Math, int kPixels, int kStepPixels>
 class StepPlanner {
  public:
   // `row`: of the step's pixels, the first of this warp.
@@ -70,7 +42,7 @@ class StepPlanner {
   // Plans the first steps from `step` on, and has the offsets of the next ones on their way.
   __device__ __forceinline__ void begin(const WgradUnit& unit, int32_t step) {
     tap_ = unit.tap;
-    map_ = map_of(params_, unit);
+    map_ = unit.channel / params_.layout.offset_channels * params_.shape.taps() + unit.tap;
     step_ = step;
     fetch();
     plan(0);
@@ -80,16 +52,26 @@ class StepPlanner {
   __device__ __forceinline__ void plan(int32_t at) {
     const ConvShape& shape = params_.shape;
     const uint32_t index = index_at(step_ - kSteps);
-    const bool exists = index < params_.pixels;
+    const bool exists_ = index < params_.pixels;
     const OutputPixel pixel_ = pixel_at(shape, params_.walk, min(index, params_.pixels - 1));
-    const FusedSample sample =
-        sample_of<Math>(params_, pixel_, exists, tap_, dy_, dx_, modulation_);
+    const uint32_t pixel_vectors =
+        params_.layout.channels * sizeof(typename Math::Element) / kVectorBytes;
+    const uint32_t row_vectors = shape.W * pixel_vectors;
+    const int32_t r = params_.kernel_width.quotient(tap_), s = tap_ - r * shape.S;
+    const MapCursor<Math> offset(params_.offset, pixel_, 0);
+    const float m = params_.mask.data == nullptr
+                        ? 1.f
+                        : MapCursor<Math>(params_.mask, pixel_, 0).value(modulation_);
+    const FusedSample sample = fused_sample(
+        static_cast<float>(shape.origin_y(pixel_.p, r)) + offset.value(dy_),
+        static_cast<float>(shape.origin_x(pixel_.q, s)) + offset.value(dx_), exists_ ? m : 0.f,
+        shape.H, shape.W, row_vectors, pixel_vectors, pixel_.n * (shape.H * row_vectors));
     StepPlan<kPixels>& plan = ring_[at + lane_ / kPixels];
     const int32_t row = lane_ % kPixels;
     plan.corner[row] = sample.corner;
     plan.weight[row] = Math::weights(sample.weight);
     plan.pixel[row] = (pixel_.n * shape.P + pixel_.p) * shape.Q + pixel_.q;
-    const uint32_t outside = __ballot_sync(~0u, sample.outside);
+    const uint32_t outside = __ballot_sync(~0u, sample.outside || !exists_);
     if (row == 0) plan.outside = outside >> lane_ & (kSteps == 1 ? ~0u : 0xffffu);
     fetch();
     __syncwarp();

@@ -89,10 +89,6 @@ template <int kSums>
 void wgmma_wait(float (&)[kSums]) {
   emulation::finish_multiplications();
 }
-template <int kFragments>
-void wgmma_wait_for_earlier(uint32_t (&)[kFragments]) {
-  emulation::finish_earlier_multiplications();
-}
 
 // A descriptor is an address / 16: the rest of it, sizes and the swizzle, is the same for all.
 inline uint64_t tile_descriptor(uint32_t tile) {
@@ -113,6 +109,14 @@ struct Wgmma {
 using WgmmaF16 = Wgmma<emulation::Operand::kF16>;
 using WgmmaBF16 = Wgmma<emulation::Operand::kBF16>;
 using WgmmaTF32 = Wgmma<emulation::Operand::kTf32>;
+
+struct TileWgmmaTF32 {
+  template <int kSums>
+  static void mma(float (&sums)[kSums], uint64_t a, uint64_t b, bool add) {
+    emulation::multiply_tiles(emulation::Operand::kTf32, sums, kSums, static_cast<uint32_t>(a << 4),
+                              static_cast<uint32_t>(b << 4), add);
+  }
+};
 
 template <emulation::Operand kOperand>
 struct PanelWgmma {

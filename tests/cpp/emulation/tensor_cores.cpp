@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstddef>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -21,12 +20,14 @@ namespace {
 
 constexpr int kLanes = 32, kRows = 16, kMostColumns = 256, kMostDepth = 16;
 
+enum class Form { kRegisters, kTiles, kPanels };  // of A; B is tiles or panels
 struct Multiplication {
   int sums;  // which of Pending::sums
   Operand operand;
+  Form form;
   const uint32_t* a_registers[4];
-  uint32_t a_panel, b;
-  bool from_registers, add;
+  uint32_t a, b;
+  bool add;
 };
 // Sums that a thread adds to.
 struct Sums {
@@ -38,7 +39,6 @@ struct Sums {
 struct Pending {
   std::vector<Sums> sums;
   std::vector<Multiplication> multiplications;
-  size_t committed = 0, committed_earlier = 0;  // of them; but for the last commit
 };
 Pending pending[1024];
 
@@ -89,13 +89,15 @@ T shared_value(uint32_t address) {
   std::memcpy(&value, shared_at(swizzled), sizeof value);
   return value;
 }
+float tile_value(Operand operand, uint32_t tile, int row, int k) {
+  return operand == Operand::kTf32
+             ? as_tf32(shared_value<uint32_t>(tile + row * 128 + k * 4))
+             : value_of(operand, shared_value<uint16_t>(tile + row * 128 + k * 2));
+}
 void set_b_from_tile(Operand operand, uint32_t tile) {
   for (int column = 0; column < operands.columns; ++column) {
     for (int k = 0; k < operands.depth; ++k) {
-      operands.b[k][column] =
-          operand == Operand::kTf32
-              ? as_tf32(shared_value<uint32_t>(tile + column * 128 + k * 4))
-              : value_of(operand, shared_value<uint16_t>(tile + column * 128 + k * 2));
+      operands.b[k][column] = tile_value(operand, tile, column, k);
     }
   }
 }
@@ -134,12 +136,13 @@ void multiply(SumsOf sums_of, bool add) {
   }
 }
 
-// What all lanes of the warp of this thread have under way, or the first part of it.
-void carry_out(size_t Pending::*part) {
+// What all lanes of the warp of this thread have under way.
+void carry_out() {
   Pending* const lanes = pending + thread() / kLanes * kLanes;
-  const size_t count = lanes[0].*part;
+  const size_t count = lanes[0].multiplications.size();
   for (int lane = 1; lane < kLanes; ++lane) {
-    if (lanes[lane].*part != count || lanes[lane].sums.size() != lanes[0].sums.size()) {
+    if (lanes[lane].multiplications.size() != count ||
+        lanes[lane].sums.size() != lanes[0].sums.size()) {
       fail("lanes of a warp multiply different things");
     }
   }
@@ -152,32 +155,31 @@ void carry_out(size_t Pending::*part) {
       if (own.b != first.b || own.add != first.add || own.sums != first.sums) {
         fail("lanes multiply by different tiles");
       }
-      for (int r = 0; r < 4 && own.from_registers; ++r) {
+      for (int r = 0; r < 4 && own.form == Form::kRegisters; ++r) {
         set_a(own.operand, lane, r, *own.a_registers[r]);
       }
     }
-    if (first.from_registers) {
-      set_b_from_tile(first.operand, first.b);
-    } else {
-      const int first_row = static_cast<int>(thread() / kLanes % 4) * kRows;
+    const int first_row = static_cast<int>(thread() / kLanes % 4) * kRows;
+    if (first.form == Form::kPanels) {
       for (int k = 0; k < operands.depth; ++k) {
         for (int row = 0; row < kRows; ++row) {
-          operands.a[row][k] = panel_value(first.operand, first.a_panel, first_row + row, k);
+          operands.a[row][k] = panel_value(first.operand, first.a, first_row + row, k);
         }
         for (int column = 0; column < operands.columns; ++column) {
           operands.b[k][column] = panel_value(first.operand, first.b, column, k);
         }
       }
+    } else {
+      set_b_from_tile(first.operand, first.b);
+      for (int row = 0; row < kRows && first.form == Form::kTiles; ++row) {
+        for (int k = 0; k < operands.depth; ++k) {
+          operands.a[row][k] = tile_value(first.operand, first.a, first_row + row, k);
+        }
+      }
     }
     multiply([&](int lane) { return lanes[lane].sums[first.sums].values.data(); }, first.add);
   }
-  for (int lane = 0; lane < kLanes; ++lane) {
-    Pending& own = lanes[lane];
-    own.multiplications.erase(own.multiplications.begin(),
-                              own.multiplications.begin() + static_cast<std::ptrdiff_t>(count));
-    own.committed -= count;
-    own.committed_earlier -= std::min(own.committed_earlier, count);
-  }
+  for (int lane = 0; lane < kLanes; ++lane) lanes[lane].multiplications.clear();
 }
 
 void issue(Multiplication multiplication, float* sums, int count) {
@@ -195,26 +197,22 @@ void issue(Multiplication multiplication, float* sums, int count) {
 
 void multiply_registers(Operand operand, float* sums, int count, const uint32_t* const (&a)[4],
                         uint32_t b, bool add) {
-  issue({0, operand, {a[0], a[1], a[2], a[3]}, 0, b, true, add}, sums, count);
+  issue({0, operand, Form::kRegisters, {a[0], a[1], a[2], a[3]}, 0, b, add}, sums, count);
+}
+void multiply_tiles(Operand operand, float* sums, int count, uint32_t a, uint32_t b, bool add) {
+  issue({0, operand, Form::kTiles, {}, a, b, add}, sums, count);
 }
 void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b) {
-  issue({0, operand, {}, a, b, false, true}, sums, count);
+  issue({0, operand, Form::kPanels, {}, a, b, true}, sums, count);
 }
 void commit_multiplications() {
-  Pending& own = pending[thread()];
-  own.committed_earlier = own.committed;
-  own.committed = own.multiplications.size();
   meet_warp(Meeting::kMultiply, 0, [] {
-    if (random_below(2) == 0) carry_out(&Pending::committed);
+    if (random_below(2) == 0) carry_out();
   });
-}
-void finish_earlier_multiplications() {
-  dawdle();
-  meet_warp(Meeting::kMultiply, 0, [] { carry_out(&Pending::committed_earlier); });
 }
 void finish_multiplications() {
   dawdle();
-  meet_warp(Meeting::kMultiply, 0, [] { carry_out(&Pending::committed); });
+  meet_warp(Meeting::kMultiply, 0, carry_out);
   Pending& own = pending[thread()];
   for (const Sums& sums : own.sums) std::copy(sums.values.begin(), sums.values.end(), sums.to);
   own.sums.clear();
