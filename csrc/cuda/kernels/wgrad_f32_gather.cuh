@@ -38,6 +38,7 @@ class WgradF32Gather {
     __syncwarp();  // the plans have been read
     planner_.begin(unit, segment.first);
     load(plans_[0], 0);
+    load_grad(plans_[0], segment.pixels_left(params_, 0), 0);
 #pragma unroll 1
     for (int32_t step = 0; step < segment.steps; ++step) {
       const bool more = step + 1 < segment.steps;
@@ -50,15 +51,18 @@ class WgradF32Gather {
       const int32_t left = segment.pixels_left(params_, step);
 #pragma unroll
       for (int group = 0; group < kGroups; ++group) {
-        uint4 grad[kShare];
-        load_grad(plan, left, group, grad);
         mix(plan, group);
         if (group + 1 < kGroups) {
           load(plan, group + 1);
         } else if (more) {
           load(next, 0);
         }
-        store_grad(group, grad);
+        store_grad(group);
+        if (group + 1 < kGroups) {
+          load_grad(plan, left, group + 1);
+        } else if (more) {
+          load_grad(next, left - Config::kStepPixels, 0);
+        }
       }
       ring_.leave_full(lane_);
     }
@@ -104,8 +108,7 @@ class WgradF32Gather {
 
   // Zeros beyond the last pixel, which no infinity of another one may replace, and for channels
   // that the group has not.
-  __device__ __forceinline__ void load_grad(const Plan& plan, int32_t left, int group,
-                                            uint4 (&grad)[kShare]) const {
+  __device__ __forceinline__ void load_grad(const Plan& plan, int32_t left, int group) {
     const uint32_t row_bytes = params_.grad_layout.channels * 4;
     const int row = 4 * warp_ + lane_ / 8;
     const uint8_t* const from = grad_ + uint64_t{plan.pixel[row % kPixels]} * row_bytes;
@@ -113,19 +116,20 @@ class WgradF32Gather {
 #pragma unroll
     for (int i = 0; i < kShare; ++i) {
       const int j = group * kShare + i;
-      grad[i] = {0, 0, 0, 0};
+      grad_vector_[i] = {0, 0, 0, 0};
       if (j < kVectors) {
-        ptx::load_vector_if(32 * j < channels, from + j * kSliceBytes, grad[i]);
+        ptx::load_vector_if(32 * j < channels, from + j * kSliceBytes, grad_vector_[i]);
       }
     }
   }
-  __device__ __forceinline__ void store_grad(int group, const uint4 (&grad)[kShare]) const {
+  __device__ __forceinline__ void store_grad(int group) const {
 #pragma unroll
     for (int i = 0; i < kShare; ++i) {
       const int j = group * kShare + i;
       if (j >= kVectors) break;
-      const uint32_t value[4] = {Math::rounded(grad[i].x), Math::rounded(grad[i].y),
-                                 Math::rounded(grad[i].z), Math::rounded(grad[i].w)};
+      uint32_t value[4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) value[e] = Math::rounded(register_of(grad_vector_[i], e));
       store(ring_.grad() + j * 4 * kRowsBytes, Config::kGradBytes, warp_, value);
     }
   }
@@ -155,7 +159,7 @@ class WgradF32Gather {
   Planner planner_;
   const uint8_t *slice_, *grad_;  // this lane's vector: of the unit, of the tile's first channels
   int32_t grad_channels_;         // that the group has from there on
-  uint4 corner_[2][4];
+  uint4 corner_[2][4], grad_vector_[kShare];
 };
 
 }  // namespace dcn
