@@ -24,10 +24,10 @@ constexpr WgradTile kWgradTiles[] = {
     {2, 128, 4, {1600, 0, 0}},
     // A gather serves 256 channels.
     {2, 256, 4, {1670, 0, 0}},
-    {4, 64, 2, {0, 1400, 1900}},
-    {8, 64, 1, {0, 2650, 3650}},
-    {4, 128, 2, {0, 1800, 2600}},
+    {8, 64, 1, {0, 2600, 3600}},
     {8, 128, 1, {0, 3600, 0}},
+    // Three products have no registers for more, and units are gathered for 128 channels.
+    {4, 128, 2, {0, 0, 2600}},
     {4, 256, 2, {0, 2450, 0}},
 };
 constexpr int kWgradTileCount = sizeof(kWgradTiles) / sizeof(kWgradTiles[0]);

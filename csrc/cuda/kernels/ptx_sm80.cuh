@@ -49,10 +49,6 @@ __device__ __forceinline__ void copy_vector_or_zeros(uint32_t to, const void* fr
                "r"(copies ? 16 : 0)
                : "memory");
 }
-// Brings a line to the L1: 4 bytes of it go to shared memory too, as no register shall wait for them.
-__device__ __forceinline__ void bring_line(uint32_t to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
-}
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }

@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   ptx::launch_dependents();
 
   if (warp < Config::kWarps) {
-    ptx::set_registers<Config::kFirstRegisters, Config::kGatherRegisters>();
+    ptx::give_up_registers<Config::kGatherRegisters>();
     auto* const plans = reinterpret_cast<StepPlan<Config::kPlanPixels>*>(
         shared_memory + (stages - start) + Config::kStages * Config::kStageBytes + kBarrierBytes);
     WgradF32Gather<Config> gather(params, plans, stages, warp, lane);
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     return;
   }
 
-  ptx::set_registers<Config::kFirstRegisters, Config::kMultiplyRegisters>();
+  ptx::take_registers<Config::kMultiplyRegisters>();
   const int first_block = (warp - Config::kWarps) / 4 * Config::kBlocks;
   WgradF32Ring<Config> ring(stages);
   WgradF32Products<Config> products;

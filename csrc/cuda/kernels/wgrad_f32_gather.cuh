@@ -37,16 +37,13 @@ class WgradF32Gather {
     asm volatile("" : "+l"(grad_));
     __syncwarp();  // the plans have been read
     planner_.begin(unit, segment.first);
-#pragma unroll
-    for (int group = 0; group < kAhead; ++group) load(plans_[0], group);
+    load(plans_[0], 0);
     load_grad(plans_[0], segment.pixels_left(params_, 0), 0);
 #pragma unroll 1
     for (int32_t step = 0; step < segment.steps; ++step) {
       const bool more = step + 1 < segment.steps;
       if (more && step % Planner::kSteps == 0) {
-        const int32_t at = (step + Planner::kSteps) % Config::kPlannedSteps;
-        planner_.plan(at);
-        bring_lines(plans_[at + lane_ / kPixels]);
+        planner_.plan((step + Planner::kSteps) % Config::kPlannedSteps);
       }
       const Plan& plan = plans_[step % Config::kPlannedSteps];
       const Plan& next = plans_[(step + 1) % Config::kPlannedSteps];
@@ -55,10 +52,10 @@ class WgradF32Gather {
 #pragma unroll
       for (int group = 0; group < kGroups; ++group) {
         mix(plan, group);
-        if (group + kAhead < kGroups) {
-          load(plan, group + kAhead);
+        if (group + 1 < kGroups) {
+          load(plan, group + 1);
         } else if (more) {
-          load(next, group + kAhead - kGroups);
+          load(next, 0);
         }
         store_grad(group);
         if (group + 1 < kGroups) {
@@ -73,37 +70,26 @@ class WgradF32Gather {
 
  private:
   static constexpr int kGroups = kPixels / 8;
-  static constexpr int kAhead = Config::kGroupsAhead;
   static constexpr int kVectors = Config::kChannels / 32;         // of a pixel's gradient
   static constexpr int kShare = (kVectors - 1) / kGroups + 1;     // that come beside a group
   static constexpr int kRowsBytes = 8 * kSliceBytes;              // of 8 rows of a tile
-
-  // Most of what gathers of a step read that the L1 has not: half of the corners, a lane those of a
-  // pixel. A lane has no registers for loads that wait for the L2.
-  __device__ __forceinline__ void bring_lines(const Plan& plan) const {
-    const uint4 corner = plan.corner[lane_ % kPixels];
-    const uint32_t to = ring_.unread(lane_);
-    ptx::bring_line(to, slice_ + uint64_t{corner.x} * kVectorBytes);
-    ptx::bring_line(to, slice_ + uint64_t{corner.w} * kVectorBytes);
-  }
 
   // Lane (q, v) = (lane / 8, lane % 8) has vectors v of pixels q and q + 4 of a group.
   __device__ __forceinline__ void load(const Plan& plan, int group) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const uint4 at = plan.corner[8 * group + 4 * i + lane_ / 8];
-      uint4(&corner)[4] = corner_[group % kAhead][i];
-      corner[0] = vector_at(slice_, at.x);
-      corner[1] = vector_at(slice_, at.y);
-      corner[2] = vector_at(slice_, at.z);
-      corner[3] = vector_at(slice_, at.w);
+      corner_[i][0] = vector_at(slice_, at.x);
+      corner_[i][1] = vector_at(slice_, at.y);
+      corner_[i][2] = vector_at(slice_, at.z);
+      corner_[i][3] = vector_at(slice_, at.w);
     }
   }
   __device__ __forceinline__ void mix(const Plan& plan, int group) const {
     uint32_t value[2][4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      Math::mix(corner_[group % kAhead][i], plan.weight[8 * group + 4 * i + lane_ / 8], value[i]);
+      Math::mix(corner_[i], plan.weight[8 * group + 4 * i + lane_ / 8], value[i]);
     }
     const uint32_t outside = plan.outside >> (8 * group) & 0xff;
     if (outside != 0) {
@@ -173,7 +159,7 @@ class WgradF32Gather {
   Planner planner_;
   const uint8_t *slice_, *grad_;  // this lane's vector: of the unit, of the tile's first channels
   int32_t grad_channels_;         // that the group has from there on
-  uint4 corner_[kAhead][2][4], grad_vector_[kShare];
+  uint4 corner_[2][4], grad_vector_[kShare];
 };
 
 }  // namespace dcn

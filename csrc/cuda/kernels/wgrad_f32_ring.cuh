@@ -30,12 +30,11 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   static constexpr int kSharedBytes = kTileAlignment + kStages * kStageBytes + kBarrierBytes +
                                       Base::kWarps * Base::kPlanBytes;
 
-  // Registers of a thread that multiplies, and of one that gathers: twice what each begins with.
-  static constexpr int kFirstRegisters = 128;
+  // Registers of a thread that multiplies, which takes what one that gathers gives up: 128 is what
+  // both begin with.
   static constexpr int kAllSums = (kExactSums ? 2 : 1) * kBlocks * Base::kChannels / 2;
-  static constexpr int kMultiplyRegisters = kAllSums + (kAllSums < 128 ? 40 : 32);
-  static constexpr int kGatherRegisters = std::min(2 * kFirstRegisters - kMultiplyRegisters, 160);
-  static constexpr int kGroupsAhead = kGatherRegisters >= 120 ? 2 : 1;  // that are on their way
+  static constexpr int kMultiplyRegisters = std::max(kAllSums + 32, 136);
+  static constexpr int kGatherRegisters = 256 - kMultiplyRegisters;
 };
 
 // Of the step at hand. A stage has tiles of values, leading and trailing, then those of the
@@ -63,8 +62,6 @@ class WgradF32Ring {
   __device__ __forceinline__ uint32_t grad() const {
     return values() + Config::kParts * Config::kValueBytes;
   }
-  // 4 bytes of a lane that nobody reads.
-  __device__ __forceinline__ uint32_t unread(int lane) const { return full(16) + lane * 4; }
   // This warp has filled or emptied the stage; on to the next one.
   __device__ __forceinline__ void leave_full(int lane) {
     __syncwarp();

@@ -25,7 +25,6 @@ inline void copy_vector(uint32_t to, const void* from) { emulation::copy_vector(
 inline void copy_vector_or_zeros(uint32_t to, const void* from, bool copies) {
   emulation::copy_vector(to, from, copies);
 }
-inline void bring_line(uint32_t, const void* from) { emulation::check_access(from, 4); }
 inline void wait_for_copies() { emulation::wait_for_copies(); }
 inline void barrier_arrive_after_copies(uint32_t barrier) {
   emulation::barrier_arrive_after_copies(barrier);
@@ -75,8 +74,10 @@ inline const uint8_t* step_ahead(const uint8_t* from, int32_t steps, int32_t byt
 inline void launch_dependents() {}
 inline void wait_for_previous_grid() {}
 
-template <int kBefore, int kRegisters>
-void set_registers() {}
+template <int kRegisters>
+void give_up_registers() {}
+template <int kRegisters>
+void take_registers() {}
 
 inline void wgmma_fence() {}
 inline void wgmma_commit() { emulation::commit_multiplications(); }
