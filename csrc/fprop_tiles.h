@@ -78,8 +78,8 @@ constexpr int kPlanBytes = kPlanTaps * kWarpPixels * 32 + 64;
 constexpr int kTileAlignment = 1024;  // of swizzled tiles
 constexpr int kBarrierBytes = 256;
 
-// Output channels of the tiles in which the weight is packed. The kernels of 9.0 copy a wider tile
-// from several of them, so that one packed weight serves whichever tile is chosen.
+// Output channels of the tiles in which the weight is packed for the kernels of 9.0. Those of a step
+// lie side by side, so that one packed weight serves whichever wider tile is chosen.
 constexpr int kPieceChannels = 64;
 constexpr int packed_channels(const FpropTile& tile) {
   return tile.architecture == 80 ? tile.channels : kPieceChannels;

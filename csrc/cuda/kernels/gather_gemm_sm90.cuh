@@ -52,18 +52,22 @@ struct AllTiles {
   }
 };
 
-// Asks for the weight of a tile of channels, from that step on.
+// Asks for the weight of a tile of channels, from that step on: of as many channels as there are.
 template <class Config>
 __device__ __forceinline__ void start_weights(const FpropParams& params,
                                               typename Config::Weights& weights, int32_t group,
                                               int32_t channel_tile, int32_t step) {
-  constexpr int kPieces = Config::kTileChannels / kPieceChannels;
-  const int32_t of_group = tiles_of(params.shape.output_channels_per_group(), kPieceChannels);
-  const int32_t first = channel_tile * kPieces;
-  const uint8_t* tiles = static_cast<const uint8_t*>(params.weight) +
-                         ((int64_t{group} * of_group + first) * params.layout.steps + step) *
-                             (Config::kTileBytes / kPieces);
-  weights.start(tiles, min(of_group - first, kPieces), params.layout.steps);
+  constexpr int kTilePieces = Config::kTileChannels / kPieceChannels;
+  constexpr int kPieceBytes = kPieceChannels * kSliceBytes;
+  constexpr int kParts = weight_parts(Config::Math::kKind);
+  const int32_t pieces = tiles_of(params.shape.output_channels_per_group(), kPieceChannels);
+  const int32_t first = channel_tile * kTilePieces;
+  const int64_t of_step = int64_t{group} * params.layout.steps + step;
+  weights.start({static_cast<const uint8_t*>(params.weight) +
+                     (of_step * kParts * pieces + first) * kPieceBytes,
+                 static_cast<uint32_t>(min(pieces - first, kTilePieces) * kPieceBytes),
+                 static_cast<uint32_t>(pieces * kPieceBytes),
+                 static_cast<uint32_t>(kParts * pieces * kPieceBytes)});
 }
 
 template <class Config>
