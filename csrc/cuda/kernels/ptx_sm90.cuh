@@ -90,6 +90,16 @@ __device__ __forceinline__ void launch_dependents() {
 __device__ __forceinline__ void wait_for_previous_grid() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 }
+// Registers of each thread of this warpgroup from here on, a multiple of 8: some warpgroups give up
+// what others take.
+template <int kRegisters>
+__device__ __forceinline__ void give_up_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -216,6 +226,34 @@ DCN_PANEL_WGMMA(PanelWgmmaF16, "f16.f16")
 DCN_PANEL_WGMMA(PanelWgmmaBF16, "bf16.bf16")
 
 #undef DCN_PANEL_WGMMA
+
+// wgmma of tiles whose rows lie along gemm_k, A and B by descriptor (tile_descriptor).
+struct TileWgmmaTF32 {
+  static __device__ __forceinline__ void mma(float (&sums)[32], uint64_t a, uint64_t b, bool add) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.s32 p, %34, 0; "
+        "wgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
+        "}, %32, %33, p, 1, 1;}"
+        : DCN_SUMS32(0)
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  }
+  static __device__ __forceinline__ void mma(float (&sums)[64], uint64_t a, uint64_t b, bool add) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.s32 p, %66, 0; "
+        "wgmma.mma_async.sync.aligned.m64n128k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
+        "," DCN_REGISTERS_32_63 "}, %64, %65, p, 1, 1;}"
+        : DCN_SUMS32(0), DCN_SUMS32(32)
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  }
+  static __device__ __forceinline__ void mma(float (&sums)[128], uint64_t a, uint64_t b, bool add) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.s32 p, %130, 0; "
+        "wgmma.mma_async.sync.aligned.m64n256k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
+        "," DCN_REGISTERS_32_63 "," DCN_REGISTERS_64_127 "}, %128, %129, p, 1, 1;}"
+        : DCN_SUMS32(0), DCN_SUMS32(32), DCN_SUMS32(64), DCN_SUMS32(96)
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  }
+};
 #undef DCN_A_AND_B
 #undef DCN_REGISTERS_64_127
 #undef DCN_REGISTERS_32_63
