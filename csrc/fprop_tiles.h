@@ -61,6 +61,9 @@ constexpr FpropTile kFpropTiles[] = {
     {64, 64, false, 4, 1, false, {2040, 2120, 2520}, 80, 16, 3},
     {64, 64, true, 4, 1, false, {2780, 2040, 3380}, 80, 16, 2},
     {128, 128, true, 3, 1, false, {3700, 2850, 0}, 80, 16, 1},
+    {256, 64, true, 4, 1, false, {2600, 1800, 0}},
+    {192, 64, true, 4, 2, false, {2600, 1800, 0}},
+    {128, 64, true, 4, 2, false, {2600, 1800, 0}},
 };
 constexpr int kFpropTileCount = sizeof(kFpropTiles) / sizeof(kFpropTiles[0]);
 
@@ -75,6 +78,9 @@ constexpr int kWarpPixels = 16;
 // A warp's plan: weights and corners of kPlanTaps samples of each of its pixels, and which are
 // outside.
 constexpr int kPlanBytes = kPlanTaps * kWarpPixels * 32 + 64;
+// What a warp's epilogue exchanges, which lies where its plan was.
+constexpr int kExchangeBytes = 32 * (kWarpPixels + 1) * 4;
+constexpr int warp_bytes(const FpropTile& tile) { return tile.narrow ? kExchangeBytes : kPlanBytes; }
 constexpr int kTileAlignment = 1024;  // of swizzled tiles
 constexpr int kBarrierBytes = 256;
 
@@ -96,15 +102,31 @@ inline int64_t packed_bytes(const ConvShape& shape, const FusedLayout& layout, F
 constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {
   return weight_parts(math) * tile.channels * kSliceBytes;
 }
-constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t steps) {
+constexpr int64_t shared_bytes_without_window(const FpropTile& tile, FusedMath math,
+                                              int64_t steps) {
   const int plans = tile.pixels / kWarpPixels;
   if (tile.architecture == 80) {
     return tile.stages * weight_tile_bytes(tile, math) / 2 + kBarrierBytes + tile.channels * 4 +
-           plans * kPlanBytes;
+           plans * warp_bytes(tile);
   }
   const int64_t weight_tiles = tile.stages == 0 ? steps : tile.stages;
   return kTileAlignment + weight_tiles * weight_tile_bytes(tile, math) + kBarrierBytes +
-         tile.channels * 4 + plans * kPlanBytes;  // the bias lies between
+         tile.channels * 4 + plans * warp_bytes(tile);  // the bias lies between
+}
+#if !defined(X_WINDOW)
+#define X_WINDOW 1000
+#endif
+// Pixels of a slice that a narrow tile keeps in shared memory (narrow_gather.cuh).
+constexpr int kWindowHeader = 48;
+constexpr int window_pixels(const FpropTile& tile, FusedMath math) {
+  if (!tile.narrow || tile.architecture == 80) return 0;
+  const int64_t room = kFusedSharedBytes - shared_bytes_without_window(tile, math, 1) - kWindowHeader;
+  return room < 0 ? 0 : room / kSliceBytes < X_WINDOW ? static_cast<int>(room / kSliceBytes) : X_WINDOW;
+}
+constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t steps) {
+  const int window = window_pixels(tile, math);
+  return shared_bytes_without_window(tile, math, steps) +
+         (window == 0 ? 0 : kWindowHeader + window * kSliceBytes);
 }
 constexpr int step_ns(const FpropTile& tile, FusedMath math) {
   return tile.step_ns[math == FusedMath::k3xTf32 ? 2 : math == FusedMath::kTf32 ? 1 : 0];

@@ -18,13 +18,13 @@ struct FpropConfig : AllTiles {
   static constexpr int kTilePixels = tile.pixels;
   static constexpr int kThreads = 2 * kTilePixels;
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
-  static constexpr int kPlanBytes = dcn::kPlanBytes;  // of a warp
+  static constexpr int kPlanBytes = warp_bytes(tile);
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr int kRowsInFlight = kExactSums ? 1 : tile.rows_in_flight;
   // 3xTF32 has no registers to hold the fragments of two steps.
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
   using Gather =
-      std::conditional_t<tile.narrow, NarrowGather<Math>, WideGather<Math, kRowsInFlight>>;
+      std::conditional_t<tile.narrow, NarrowGather<Math, window_pixels(tile, Math::kKind)>, WideGather<Math, kRowsInFlight>>;
   using Weights =
       std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes>,
                          WeightRing<kTileBytes, tile.stages, kThreads / 32,

@@ -69,6 +69,11 @@ inline const uint8_t* step_ahead(const uint8_t* from, int32_t steps, int32_t byt
   return from + int64_t{steps} * bytes;
 }
 
+template <typename Bits>
+uint32_t load_now(const uint8_t* from) {
+  return __ldg(reinterpret_cast<const Bits*>(from));
+}
+
 // Kernels follow one another.
 inline void launch_dependents() {}
 inline void wait_for_previous_grid() {}
