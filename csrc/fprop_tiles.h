@@ -61,9 +61,9 @@ constexpr FpropTile kFpropTiles[] = {
     {64, 64, false, 4, 1, false, {2040, 2120, 2520}, 80, 16, 3},
     {64, 64, true, 4, 1, false, {2780, 2040, 3380}, 80, 16, 2},
     {128, 128, true, 3, 1, false, {3700, 2850, 0}, 80, 16, 1},
-    {256, 64, true, 4, 1, false, {2600, 1800, 0}},
-    {192, 64, true, 4, 2, false, {2600, 1800, 0}},
-    {128, 64, true, 4, 2, false, {2600, 1800, 0}},
+    {256, 64, true, 3, 1, false, {2600, 1800, 0}},
+    {128, 64, true, 3, 1, false, {2600, 1800, 0}, 90, 16, 2},
+    {64, 64, true, 3, 1, false, {2600, 1800, 0}, 90, 16, 2},
 };
 constexpr int kFpropTileCount = sizeof(kFpropTiles) / sizeof(kFpropTiles[0]);
 
@@ -84,8 +84,8 @@ constexpr int warp_bytes(const FpropTile& tile) { return tile.narrow ? kExchange
 constexpr int kTileAlignment = 1024;  // of swizzled tiles
 constexpr int kBarrierBytes = 256;
 
-// Output channels of the tiles in which the weight is packed. The kernels of 9.0 copy a wider tile
-// from several of them, so that one packed weight serves whichever tile is chosen.
+// Output channels of the tiles in which the weight is packed for the kernels of 9.0. Those of a step
+// lie side by side, so that one packed weight serves whichever wider tile is chosen.
 constexpr int kPieceChannels = 64;
 constexpr int packed_channels(const FpropTile& tile) {
   return tile.architecture == 80 ? tile.channels : kPieceChannels;
@@ -113,18 +113,20 @@ constexpr int64_t shared_bytes_without_window(const FpropTile& tile, FusedMath m
   return kTileAlignment + weight_tiles * weight_tile_bytes(tile, math) + kBarrierBytes +
          tile.channels * 4 + plans * warp_bytes(tile);  // the bias lies between
 }
-#if !defined(X_WINDOW)
-#define X_WINDOW 1000
+// How far samples may lie from where they would without offsets, in pixels, to be read from shared
+// memory (narrow_gather.cuh); and the pixels that this takes for a 3x3 kernel.
+#if !defined(X_MARGIN)
+#define X_MARGIN 3
 #endif
-// Pixels of a slice that a narrow tile keeps in shared memory (narrow_gather.cuh).
+constexpr int kWindowMargin = X_MARGIN;
 constexpr int kWindowHeader = 48;
-constexpr int window_pixels(const FpropTile& tile, FusedMath math) {
+constexpr int window_pixels(const FpropTile& tile) {
   if (!tile.narrow || tile.architecture == 80) return 0;
-  const int64_t room = kFusedSharedBytes - shared_bytes_without_window(tile, math, 1) - kWindowHeader;
-  return room < 0 ? 0 : room / kSliceBytes < X_WINDOW ? static_cast<int>(room / kSliceBytes) : X_WINDOW;
+  constexpr int kAround = 2 * kWindowMargin + 3;
+  return (tile.pixels / kWarpPixels + kAround) * (kWarpPixels + kAround);
 }
 constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t steps) {
-  const int window = window_pixels(tile, math);
+  const int window = window_pixels(tile);
   return shared_bytes_without_window(tile, math, steps) +
          (window == 0 ? 0 : kWindowHeader + window * kSliceBytes);
 }

@@ -50,7 +50,7 @@ DgradPlan dgrad_candidate(const ConvShape& chunk, const FusedLayout& grad_layout
   plan.tile = tile;
   plan.split_k = split_k;
   plan.images = chunk.N;
-  plan.landing_bytes = landing_bytes(chunk, chunk.N, element_bytes(math), grad_layout.channels);
+  plan.landing_bytes = landing_bytes(chunk, chunk.N, grad_layout.channels);
   plan.irregular_bytes = irregular_bytes(chunk.input_pixels());
   if (split_k > 1) {
     plan.split_bytes = tiles * sizeof(SplitTile);
@@ -75,7 +75,7 @@ DgradPlan plan_dgrad(const ConvShape& shape, FusedMath math, int multiprocessors
                      int64_t allowance) {
   const FusedLayout grad_layout = fused_layout(transposed(shape), element_bytes(math));
   ConvShape chunk = shape;
-  const int32_t most = images_of_chunk(shape, element_bytes(math), grad_layout.channels, allowance);
+  const int32_t most = images_of_chunk(shape, grad_layout.channels, allowance);
   chunk.N = static_cast<int32_t>(tiles_of(shape.N, tiles_of(shape.N, most)));  // even chunks
   DgradPlan best;
   int64_t best_time = std::numeric_limits<int64_t>::max();

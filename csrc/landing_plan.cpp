@@ -29,8 +29,7 @@ void cut_planes(LandingPlan& plan, int64_t planes) {
 
 }  // namespace
 
-LandingPlan landing_plan(const ConvShape& shape, int32_t images, int grad_bytes,
-                         int32_t grad_channels) {
+LandingPlan landing_plan(const ConvShape& shape, int32_t images, int32_t grad_channels) {
   LandingPlan plan;
   plan.samples = samples_of(shape, images);
   plan.bins = bins_of(shape, images);
@@ -48,8 +47,8 @@ LandingPlan landing_plan(const ConvShape& shape, int32_t images, int grad_bytes,
   plan.runs = take(plan.bins * kLandingRunBytes);
   plan.heavy_bins = take(plan.most_heavy_bins * kHeavyBinBytes);
   plan.heavy_count = take(sizeof(uint32_t));
-  plan.heavy_rows =
-      take(std::max(plan.most_heavy_bins * 4 * grad_channels * grad_bytes, plan.samples * counted));
+  const int64_t heavy_row = 4 * grad_channels * int64_t{sizeof(float)};
+  plan.heavy_rows = take(std::max(plan.most_heavy_bins * heavy_row, plan.samples * counted));
   plan.records = take(std::max(plan.samples * kLandingRecordBytes, plan.bins * counted));
   plan.bytes = end;
   return plan;
@@ -64,13 +63,12 @@ std::string why_not_landing(const ConvShape& shape, int32_t images) {
   return {};
 }
 
-int32_t images_of_chunk(const ConvShape& shape, int grad_bytes, int32_t grad_channels,
-                        int64_t allowance) {
+int32_t images_of_chunk(const ConvShape& shape, int32_t grad_channels, int64_t allowance) {
   int32_t most = 1, too_many = shape.N + 1;
   while (too_many - most > 1) {
     const int32_t images = most + (too_many - most) / 2;
     const bool fits = why_not_landing(shape, images).empty() &&
-                      landing_bytes(shape, images, grad_bytes, grad_channels) <= allowance;
+                      landing_bytes(shape, images, grad_channels) <= allowance;
     (fits ? most : too_many) = images;
   }
   return most;

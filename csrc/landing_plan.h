@@ -14,7 +14,7 @@
 namespace dcn {
 
 // A bin with more records is heavy: its sums are made beforehand (LandingLists).
-constexpr int kHeavyBin = 32;
+constexpr int kHeavyBin = 64;
 
 // Bytes of what the kernels keep for a record, a bin and a heavy bin.
 constexpr int64_t kLandingRecordBytes = 16;
@@ -45,20 +45,17 @@ struct LandingPlan {
   int64_t bytes = 0;
 };
 
-// Gradient rows have grad_channels elements of grad_bytes.
-LandingPlan landing_plan(const ConvShape& shape, int32_t images, int grad_bytes,
-                         int32_t grad_channels);
+// Rows of the incoming gradient have grad_channels elements.
+LandingPlan landing_plan(const ConvShape& shape, int32_t images, int32_t grad_channels);
 
-inline int64_t landing_bytes(const ConvShape& shape, int32_t images, int grad_bytes,
-                             int32_t grad_channels) {
-  return landing_plan(shape, images, grad_bytes, grad_channels).bytes;
+inline int64_t landing_bytes(const ConvShape& shape, int32_t images, int32_t grad_channels) {
+  return landing_plan(shape, images, grad_channels).bytes;
 }
 
 // Empty, or why a chunk of so many images has no landing lists.
 std::string why_not_landing(const ConvShape& shape, int32_t images);
 
 // The most images of a chunk whose workspace is within `allowance` bytes; at least one.
-int32_t images_of_chunk(const ConvShape& shape, int grad_bytes, int32_t grad_channels,
-                        int64_t allowance);
+int32_t images_of_chunk(const ConvShape& shape, int32_t grad_channels, int64_t allowance);
 
 }  // namespace dcn

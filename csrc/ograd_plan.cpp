@@ -66,12 +66,12 @@ std::string why_not_ograd(const ConvShape& shape, FusedMath math) {
     return "ograd needs a number of offset groups times taps below " + std::to_string(kMostRows) +
            ", but the call has " + std::to_string(int64_t{shape.D} * shape.taps());
   }
-  // Steps of the weight are addressed with 32 bits; a tile has 64 KB at most.
-  const int64_t slice = kSliceBytes / element_bytes(math);
-  const int64_t steps = shape.taps() * tiles_of(shape.output_channels_per_group(), slice);
-  if (steps >= kMostRows) {
-    return "ograd needs a number of taps times slices of output channels below " +
-           std::to_string(kMostRows) + ", but the call has " + std::to_string(steps);
+  constexpr int64_t k32Bits = int64_t{1} << 32;
+  const FusedLayout layout = fused_layout(transposed(shape), element_bytes(math));
+  const int64_t bytes = packed_bytes(transposed(shape), layout, math, kPieceChannels) / shape.G;
+  if (bytes >= k32Bits) {
+    return "ograd needs the bytes of a convolution group's weight below " +
+           std::to_string(k32Bits) + ", but the call has " + std::to_string(bytes);
   }
   return "";
 }

@@ -70,7 +70,7 @@ def _run(args: argparse.Namespace, device: torch.device) -> int:
     from . import demo_data, demo_model, demo_picture
 
     learn, held_out = demo_data.scenes()
-    batches = demo_data.draw_batches(learn, args.steps, BATCH, CROP, args.seed)
+    batches = demo_data.draw_batches(learn.to(device), args.steps, BATCH, CROP, args.seed)
     stages = ", ".join(demo_model.DEFORMABLE_STAGES)
     print(_describe(args, device, len(learn.masks), len(held_out.masks), stages), flush=True)
 

@@ -20,6 +20,9 @@ class Scene:
     image: Tensor
     masks: Tensor
 
+    def to(self, device: torch.device) -> "Scene":
+        return Scene(self.image.to(device), self.masks.to(device))
+
 
 def segment(photo: np.ndarray) -> np.ndarray:
     """Instance masks `[coins, H, W]` of a grey photograph, by a watershed on its edges.

@@ -109,8 +109,9 @@ def train(
     )
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     for crops in batches:
-        images = [crop.image.to(device).expand(3, -1, -1) for crop in crops]
-        targets = [_target(Scene(crop.image, crop.masks.to(device))) for crop in crops]
+        crops = [crop.to(device) for crop in crops]
+        images = [crop.image.expand(3, -1, -1) for crop in crops]
+        targets = [_target(crop) for crop in crops]
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss = sum(model(images, targets).values())
         optimizer.zero_grad()

@@ -48,9 +48,12 @@ def _deform_conv2d(
     from onnxscript import ir
     from onnxscript.onnx_opset import opset19
 
-    tensors = [input, weight, offset, bias, mask]
-    dtypes = {tensor.dtype for tensor in tensors if tensor is not None}
+    dtypes = {tensor.dtype for tensor in (input, weight, offset, mask, bias) if tensor is not None}
     in_f32 = len(dtypes) > 1 or ir.DataType.BFLOAT16 in dtypes
+    if bias is None and mask is not None and isinstance(weight.shape[0], int):
+        # A node may leave it out; TensorRT's parser reads its dtype wherever there is a mask.
+        bias = opset19.CastLike(opset19.Constant(value_floats=[0.0] * weight.shape[0]), weight)
+    tensors = [input, weight, offset, bias, mask]
     if in_f32:
         tensors = [t if t is None else opset19.Cast(t, to=ir.DataType.FLOAT) for t in tensors]
     out = opset19.DeformConv(

@@ -23,21 +23,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=140, help="training steps")
     parser.add_argument("--dtype", choices=DTYPES, default="f32", help="16 bits under autocast")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, crops and samplers")
     parser.add_argument("--out", default="coins.pt", help="the state dict to write")
     args = parser.parse_args(argv)
     device = torch.device(args.device)
 
     # Two halves of one photograph: coins to learn on, and coins never seen in training.
     learn, held_out = demo_data.scenes()
-    batches = demo_data.draw_batches(learn, args.steps, batch=2, size=128, seed=0)
+    batches = demo_data.draw_batches(learn.to(device), args.steps, 2, 128, args.seed)
 
     # A Mask R-CNN on a ResNet-18 whose layers 2 to 4 went through dcn.convert_backbone.
-    model = demo_model.build_model(seed=0, deformable=True).to(device)
+    model = demo_model.build_model(args.seed, deformable=True).to(device)
 
     # AdamW on dcn.param_groups(model, lr=1e-3), clipped gradients, one cycle of the rate.
     with dcn.warn_offsets(model, limit=32, every=20):
         for step, loss in enumerate(
-            demo_model.train(model, batches, device, seed=0, dtype=DTYPES[args.dtype]), 1
+            demo_model.train(model, batches, device, args.seed, dtype=DTYPES[args.dtype]), 1
         ):
             if step % 10 == 0 or step == args.steps:
                 print(f"step {step:4}  loss {loss:.3f}", flush=True)

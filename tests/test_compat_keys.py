@@ -107,7 +107,7 @@ def test_versions_of_other_layers_stay():
 
 
 def load_whole(model: nn.Module, state_dict: dict[str, torch.Tensor], version: int | None):
-    """As mmengine loads: every module sees all keys. Returns what is missing and unexpected."""
+    """As mmcv 1 loads: every module sees all keys. Returns what is missing and unexpected."""
     missing, unexpected = [], []
 
     def load(module, prefix):

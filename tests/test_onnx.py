@@ -99,6 +99,28 @@ def test_every_dtype(dtype, offset_dtype):
     assert onnx.TensorProto.DataType.Name(computed) == ("FLOAT" if in_f32 else names[dtype])
 
 
+@pytest.mark.parametrize("name", ["plain", "v1", "depthwise", "offset groups", "dilation"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_what_tensorrt_s_parser_asks_for(name, dtype):
+    """By its source: every input up to the last is there, all are of one dtype, f32 or f16, and the
+    padding is the same at both ends. What it then computes is not tested: it needs a GPU."""
+    case = named(name)
+    tensors = case.tensors(dtype)
+    module = Layer(case, tensors, io=torch.float32)
+    proto, _ = export(module, kwargs={k: v.float() for k, v in inputs_of(tensors).items()})
+    (node,) = (node for node in proto.graph.node if node.op_type == "DeformConv")
+    assert all(node.input) and len(node.input) == (3 + (case.bias or case.mask) + case.mask)
+    graph = onnx.shape_inference.infer_shapes(proto).graph
+    values = (*graph.value_info, *graph.input)
+    dtypes = {value.name: value.type.tensor_type.elem_type for value in values}
+    dtypes |= {constant.name: constant.data_type for constant in graph.initializer}
+    in_f16 = dtype == torch.float16
+    expected = onnx.TensorProto.FLOAT16 if in_f16 else onnx.TensorProto.FLOAT
+    assert {dtypes[name] for name in node.input} == {expected}
+    (pads,) = (attribute.ints for attribute in node.attribute if attribute.name == "pads")
+    assert pads[:2] == pads[2:] == list(case.geometry["padding"])
+
+
 def test_dynamic_shapes():
     """A network of packs, strides and groups, for any batch and size."""
     module = model()

@@ -142,7 +142,6 @@ class Backward {
     params.image = image_.const_data_ptr();
     params.grad = grad_.const_data_ptr();
     params.weight = workspace_.packed;
-    params.weight_tile_rows = kPieceChannels;
     params.offset = call_.offset;
     params.mask = call_.mask;
     params.grad_offset = data(gradients.offset);

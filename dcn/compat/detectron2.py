@@ -6,6 +6,7 @@
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from .. import modules
 from .operator import call
@@ -75,6 +76,7 @@ class ModulatedDeformConv(modules.DeformConv2d):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
+        self.stride, self.padding, self.dilation = stride, padding, dilation  # as given
         self.deformable_groups = deformable_groups
         self.with_bias = bias
         self.norm = norm
@@ -106,7 +108,8 @@ class ModulatedDeformConv(modules.DeformConv2d):
 
 
 class DeformConv(ModulatedDeformConv):
-    """v1 (Dai et al. 2017): no mask, and no bias by default. Otherwise `ModulatedDeformConv`."""
+    """v1 (Dai et al. 2017): no mask, no bias by default, and geometry kept as pairs. Otherwise
+    `ModulatedDeformConv`."""
 
     def __init__(
         self,
@@ -123,8 +126,8 @@ class DeformConv(ModulatedDeformConv):
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups,
-            deformable_groups, bias, norm, activation,
+            in_channels, out_channels, kernel_size, _pair(stride), _pair(padding), _pair(dilation),
+            groups, deformable_groups, bias, norm, activation,
         )  # fmt: skip
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Draws the picture of docs/how_it_works.md: python docs/pictures/draw.py"""
+"""Draws the pictures of docs/how_it_works.md: python docs/pictures/draw.py"""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 WIDTH, PANEL, TOP = 960, 330, 44
-# The levels of memory, from far to near: name, y and height within a panel, color.
+COLORS = {
+    "device memory": "#e8eef7",
+    "shared memory": "#eaf5e6",
+    "registers": "#fdf1dc",
+    "arithmetic": "#f9e4e4",
+}
+# The levels of memory, from far to near: y and height within a panel.
 LEVELS = {
-    "device memory": (0, 92, "#e8eef7"),
-    "shared memory": (100, 66, "#eaf5e6"),
-    "registers": (174, 66, "#fdf1dc"),
-    "arithmetic": (248, 58, "#f9e4e4"),
+    "device memory": (0, 92),
+    "shared memory": (100, 66),
+    "registers": (174, 66),
+    "arithmetic": (248, 58),
+}
+# Of the backward picture, whose pieces go through them downwards; a level may come twice.
+STATIONS = {
+    "device memory": (0, 74),
+    "shared memory": (82, 74),
+    "registers": (164, 74),
+    "arithmetic": (246, 58),
+    "registers, after": (312, 74),
+    "device memory, after": (394, 66),
 }
 LEFT = 124  # of the levels' content
 
@@ -19,11 +34,14 @@ LEFT = 124  # of the levels' content
 class Panel:
     """One algorithm: boxes at the level of memory where the data lie, arrows where they go."""
 
-    def __init__(self, y: int, title: str, levels: list[str]) -> None:
-        self._y, self.parts = y, []
-        self._text(12, y - 14, title, size=15, bold=True, anchor="start")
-        for name in levels:
-            top, height, color = LEVELS[name]
+    def __init__(
+        self, y: int, title: str, levels: dict[str, tuple[int, int]], above: int = 14
+    ) -> None:
+        self._y, self._levels, self.parts = y, levels, []
+        self._text(12, y - above, title, size=15, bold=True, anchor="start")
+        for level, (top, height) in levels.items():
+            name = level.split(",")[0]
+            color = COLORS[name]
             self.parts.append(
                 f'<rect x="8" y="{y + top}" width="{WIDTH - 16}" height="{height}" rx="6" '
                 f'fill="{color}"/>'
@@ -42,7 +60,7 @@ class Panel:
 
     def box(self, level: str, x: int, width: int, text: str) -> tuple[float, float, float, float]:
         """A box across a level; returns left, top, right, bottom."""
-        top, height, _ = LEVELS[level]
+        top, height = self._levels[level]
         x, y, height = LEFT + x, self._y + top + 9, height - 18
         self.parts.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="4" fill="white" '
@@ -50,6 +68,9 @@ class Panel:
         )
         self._text(x + width / 2, y + height / 2, text)
         return x, y, x + width, y + height
+
+    def heading(self, x: float, y: float, text: str) -> None:
+        self._text(x, y, text, 13, bold=True)
 
     def note(self, right: float, y: float, text: str) -> None:
         self._text(right, y, text, 11, anchor="end", color="#1f4e9c")
@@ -67,7 +88,7 @@ class Panel:
 
 
 def im2col(y: int) -> Panel:
-    levels = ["device memory", "registers", "arithmetic"]
+    levels = {name: LEVELS[name] for name in ("device memory", "registers", "arithmetic")}
     panel = Panel(y, "im2col_gemm: two kernels, and the columns between them", levels)
     image = panel.box("device memory", 0, 150, "image\n[N, H, W, C]\noffset, mask")
     columns = panel.box("device memory", 240, 210, "columns\n[pixels, R·S·C]\nR·S times the image")
@@ -88,7 +109,7 @@ def im2col(y: int) -> Panel:
 
 
 def fused(y: int) -> Panel:
-    panel = Panel(y, "fused, forward: one kernel, no columns in memory", list(LEVELS))
+    panel = Panel(y, "fused, forward: one kernel, no columns in memory", LEVELS)
     image = panel.box("device memory", 0, 150, "image\n[N, H, W, C]\noffset, mask")
     weight = panel.box("device memory", 400, 190, "weight, packed once a call\nin the order of use")
     output = panel.box("device memory", 690, 130, "output\n[pixels, K]")
@@ -114,9 +135,92 @@ def fused(y: int) -> Panel:
     return panel
 
 
-def picture() -> str:
-    panels = [im2col(TOP), fused(TOP + PANEL + 30)]
-    height = TOP + 2 * PANEL + 14
+WHOLE = 258  # width of a piece of the backward pass
+PIECE = 280  # from one piece of the backward pass to the next
+LEFT_HALF, RIGHT_HALF = (0, 122), (134, 124)  # x and width of boxes in a piece
+
+
+def straight(panel: Panel, upper: tuple, lower: tuple, x: float, text: str = "") -> None:
+    """Down from one box to another, or up if they are the other way round."""
+    start, end = (upper[3], lower[1]) if upper[1] < lower[1] else (upper[1], lower[3])
+    panel.arrow((x, start), (x, end), text)
+
+
+def after_the_product(panel: Panel, at: int, gemm: tuple, middle: str, result: str) -> None:
+    done = panel.box("registers, after", at, WHOLE, middle)
+    out = panel.box("device memory, after", at, WHOLE, result)
+    x = (gemm[0] + gemm[2]) / 2
+    straight(panel, gemm, done, x)
+    straight(panel, done, out, x)
+
+
+def weights_of(panel: Panel, at: int, gemm: tuple) -> None:
+    """The right operand of both products with the weight."""
+    x, width = RIGHT_HALF
+    weight = panel.box("device memory", at + x, width, "weight, transposed,\npacked once")
+    ring = panel.box("shared memory", at + x, width, "ring of\nweight tiles")
+    straight(panel, weight, ring, weight[0] + 40)
+    straight(panel, ring, gemm, weight[0] + 40, "B")
+
+
+def sampling_gradients(panel: Panel, at: int) -> None:
+    x, width = LEFT_HALF
+    grad = panel.box("device memory", at + x, width, "grad of output")
+    rows = panel.box("registers", at + x, width, "rows of grad")
+    gemm = panel.box("arithmetic", at, WHOLE, "wgmma: gradient of the columns")
+    weights_of(panel, at, gemm)
+    straight(panel, grad, rows, grad[0] + 61, "as they\nare")
+    straight(panel, rows, gemm, grad[0] + 61, "A")
+    middle = "meet the four corners of their samples:\ndot products"
+    after_the_product(panel, at, gemm, middle, "offset grad, mask grad")
+
+
+def weight_gradient(panel: Panel, at: int) -> None:
+    image = panel.box("device memory", at, 122, "image,\noffset, mask")
+    grad = panel.box("device memory", at + 134, 124, "grad of output")
+    samples = panel.box("shared memory", at + 36, 86, "samples")
+    rows = panel.box("shared memory", at + 134, 124, "rows of grad")
+    mixed = panel.box("registers", at, 92, "four corners,\nmixed")
+    gemm = panel.box("arithmetic", at, WHOLE, "wgmma, both from shared memory")
+    straight(panel, image, mixed, image[0] + 18)
+    straight(panel, mixed, samples, image[0] + 64)
+    straight(panel, samples, gemm, image[0] + 108, "A")
+    straight(panel, grad, rows, grad[0] + 40)
+    straight(panel, rows, gemm, grad[0] + 40, "B")
+    middle = "sums of a share of the pixels"
+    after_the_product(panel, at, gemm, middle, "weight grad: shares added\nin a fixed order")
+
+
+def input_gradient(panel: Panel, at: int) -> None:
+    grad = panel.box("device memory", at, 122, "grad of output,\nlanding lists")
+    lists = panel.box("shared memory", at + 36, 86, "lists of the\ntile's pixels")
+    rows = panel.box("registers", at, 122, "rows of grad of\nsamples that touch\na pixel, mixed")
+    gemm = panel.box("arithmetic", at, WHOLE, "wgmma, as in the forward pass")
+    weights_of(panel, at, gemm)
+    straight(panel, grad, rows, grad[0] + 18)
+    straight(panel, grad, lists, grad[0] + 79)
+    straight(panel, lists, rows, grad[0] + 79)
+    straight(panel, rows, gemm, grad[0] + 61, "A")
+    after_the_product(panel, at, gemm, "sums, f32", "input grad, stored once")
+
+
+def backward() -> str:
+    title = "fused, backward: three pieces side by side, no columns in memory and no atomics"
+    panel = Panel(TOP + 24, title, STATIONS, above=38)
+    for i, (name, piece) in enumerate(PIECES.items()):
+        panel.heading(LEFT + i * PIECE + WHOLE / 2, TOP + 12, name)
+        piece(panel, i * PIECE)
+    return drawing([panel], TOP + 24 + 470)
+
+
+PIECES = {
+    "offset and mask gradients": sampling_gradients,
+    "weight gradient": weight_gradient,
+    "input gradient": input_gradient,
+}
+
+
+def drawing(panels: list[Panel], height: int) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
@@ -131,5 +235,14 @@ def picture() -> str:
     )
 
 
+def picture() -> str:
+    panels = [im2col(TOP), fused(TOP + PANEL + 30)]
+    return drawing(panels, TOP + 2 * PANEL + 14)
+
+
+# By file name.
+PICTURES = {"how_it_works.svg": picture, "backward.svg": backward}
+
 if __name__ == "__main__":
-    Path(__file__).with_name("how_it_works.svg").write_text(picture())
+    for name, draw in PICTURES.items():
+        Path(__file__).with_name(name).write_text(draw())

@@ -26,7 +26,7 @@ const ConvShape kShapes[] = {
 };
 
 TEST(LandingPlan, CountsSamplesAndBins) {
-  const LandingPlan plan = landing_plan(shape_of(4, 20, 30, 2, 3, 2), 3, 2, 64);
+  const LandingPlan plan = landing_plan(shape_of(4, 20, 30, 2, 3, 2), 3, 64);
   EXPECT_EQ(plan.samples, 2 * 9 * 3 * 9 * 14);
   EXPECT_EQ(plan.bins, 2 * 9 * 3 * 21 * 31);
   EXPECT_EQ(plan.most_heavy_bins, plan.samples / (kHeavyBin + 1));
@@ -34,36 +34,34 @@ TEST(LandingPlan, CountsSamplesAndBins) {
 
 TEST(LandingPlan, PartsAreAlignedAndApart) {
   for (const ConvShape& shape : kShapes) {
-    for (const int grad_bytes : {2, 4}) {
-      const LandingPlan plan = landing_plan(shape, shape.N, grad_bytes, 72);
-      const int64_t most = plan.most_heavy_bins;
-      int64_t rows = most * 4 * 72 * grad_bytes, records = plan.samples * kLandingRecordBytes;
-      if (plan.bands == 0) {
-        rows = std::max(rows, plan.samples * 4);
-        records = std::max(records, plan.bins * 4);
-      }
-      const std::vector<std::pair<int64_t, int64_t>> parts = {
-          {plan.runs, plan.bins * kLandingRunBytes},
-          {plan.heavy_bins, most * kHeavyBinBytes},
-          {plan.heavy_count, 4},
-          {plan.heavy_rows, rows},
-          {plan.records, records}};
-      int64_t end = 0;
-      for (const auto& [begin, bytes] : parts) {
-        EXPECT_EQ(begin % 256, 0);
-        EXPECT_GE(begin, end);
-        end = begin + bytes;
-      }
-      EXPECT_GE(plan.bytes, end);
-      EXPECT_EQ(plan.bytes, landing_bytes(shape, shape.N, grad_bytes, 72));
+    const LandingPlan plan = landing_plan(shape, shape.N, 72);
+    const int64_t most = plan.most_heavy_bins;
+    int64_t rows = most * 4 * 72 * 4, records = plan.samples * kLandingRecordBytes;
+    if (plan.bands == 0) {
+      rows = std::max(rows, plan.samples * 4);
+      records = std::max(records, plan.bins * 4);
     }
+    const std::vector<std::pair<int64_t, int64_t>> parts = {
+        {plan.runs, plan.bins * kLandingRunBytes},
+        {plan.heavy_bins, most * kHeavyBinBytes},
+        {plan.heavy_count, 4},
+        {plan.heavy_rows, rows},
+        {plan.records, records}};
+    int64_t end = 0;
+    for (const auto& [begin, bytes] : parts) {
+      EXPECT_EQ(begin % 256, 0);
+      EXPECT_GE(begin, end);
+      end = begin + bytes;
+    }
+    EXPECT_GE(plan.bytes, end);
+    EXPECT_EQ(plan.bytes, landing_bytes(shape, shape.N, 72));
   }
 }
 
 TEST(LandingPlan, BandsMakeUpAPlane) {
   for (const ConvShape& shape : kShapes) {
     for (const int32_t images : {1, shape.N}) {
-      const LandingPlan plan = landing_plan(shape, images, 2, 64);
+      const LandingPlan plan = landing_plan(shape, images, 64);
       const int64_t bins = int64_t{shape.H + 1} * (shape.W + 1);
       if (shape.output_pixels_per_image() > kMostPlaneSamples) {
         EXPECT_EQ(plan.bands, 0);
@@ -82,14 +80,14 @@ TEST(LandingPlan, BandsMakeUpAPlane) {
 TEST(LandingPlan, ChunkIsTheLargestThatIsAllowed) {
   for (const ConvShape& shape : kShapes) {
     for (const int64_t allowance : {int64_t{1} << 12, int64_t{1} << 20, int64_t{1} << 26}) {
-      const int32_t images = images_of_chunk(shape, 2, 64, allowance);
+      const int32_t images = images_of_chunk(shape, 64, allowance);
       ASSERT_GE(images, 1);
       ASSERT_LE(images, shape.N);
       if (images > 1) {
-        EXPECT_LE(landing_bytes(shape, images, 2, 64), allowance);
+        EXPECT_LE(landing_bytes(shape, images, 64), allowance);
       }
       if (images < shape.N) {
-        EXPECT_GT(landing_bytes(shape, images + 1, 2, 64), allowance);
+        EXPECT_GT(landing_bytes(shape, images + 1, 64), allowance);
       }
     }
   }
@@ -97,14 +95,14 @@ TEST(LandingPlan, ChunkIsTheLargestThatIsAllowed) {
 
 TEST(LandingPlan, BenchmarkLayersNeedNoMoreThanTheirAllowance) {
   const ConvShape centernet = shape_of(16, 128, 128, 1, 3, 1);
-  EXPECT_GE(images_of_chunk(centernet, 2, 64, int64_t{48} << 20), 8);
+  EXPECT_GE(images_of_chunk(centernet, 64, int64_t{48} << 20), 8);
 }
 
 TEST(LandingPlan, RefusesMoreThan31Bits) {
   const ConvShape large = shape_of(64, 2050, 2050, 1, 3, 1);  // 37.7 million samples an image
   EXPECT_TRUE(why_not_landing(large, 56).empty());
   EXPECT_NE(why_not_landing(large, 57).find("31 bits"), std::string::npos);
-  EXPECT_LE(images_of_chunk(large, 2, 64, int64_t{1} << 62), 56);
+  EXPECT_LE(images_of_chunk(large, 64, int64_t{1} << 62), 56);
   const ConvShape strided = shape_of(64, 2050, 2050, 8, 3, 1);  // few samples, as many bins
   EXPECT_FALSE(why_not_landing(strided, 57).empty());
 }

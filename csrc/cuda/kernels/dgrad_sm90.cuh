@@ -20,8 +20,8 @@ struct DgradConfig : AllTiles {
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
   using Gather = ListGather<Math, kExactSums ? 1 : tile.rows_in_flight, false>;
-  using Weights = WeightRing<kTileBytes, tile.stages, kThreads / 32, kTileChannels / kPieceChannels,
-                             weight_parts(Math::kKind)>;
+  using Weights =
+      WeightRing<kTileBytes, weight_parts(Math::kKind), tile.stages, kThreads / 32>;
 
   // Lists the tile of a warp for the second kernel. All CTAs of a tile of pixels find the same.
   static __device__ __forceinline__ void begun(const DgradParams& params, const Gather& gather,

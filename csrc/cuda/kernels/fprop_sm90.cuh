@@ -24,11 +24,12 @@ struct FpropConfig : AllTiles {
   // 3xTF32 has no registers to hold the fragments of two steps.
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
   using Gather =
-      std::conditional_t<tile.narrow, NarrowGather<Math, window_pixels(tile, Math::kKind)>, WideGather<Math, kRowsInFlight>>;
+      std::conditional_t<tile.narrow, NarrowGather<Math, window_pixels(tile)>,
+                         WideGather<Math, kRowsInFlight>>;
+  static constexpr int kParts = weight_parts(Math::kKind);
   using Weights =
-      std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes>,
-                         WeightRing<kTileBytes, tile.stages, kThreads / 32,
-                                    kTileChannels / kPieceChannels, weight_parts(Math::kKind)>>;
+      std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
+                         WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
 
   static __device__ __forceinline__ void begun(const FpropParams&, const Gather&, int32_t) {}
   static int64_t shared_bytes(int64_t steps) { return dcn::shared_bytes(tile, Math::kKind, steps); }

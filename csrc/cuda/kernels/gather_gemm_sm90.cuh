@@ -52,22 +52,26 @@ struct AllTiles {
   }
 };
 
-// Asks for the weight of a tile of channels, from that step on.
+// Asks for the weight of a tile of channels, from that step on: of as many channels as there are.
 template <class Config>
 __device__ __forceinline__ void start_weights(const FpropParams& params,
                                               typename Config::Weights& weights, int32_t group,
                                               int32_t channel_tile, int32_t step) {
-  constexpr int kPieces = Config::kTileChannels / kPieceChannels;
-  const int32_t of_group = tiles_of(params.shape.output_channels_per_group(), kPieceChannels);
-  const int32_t first = channel_tile * kPieces;
-  const uint8_t* tiles = static_cast<const uint8_t*>(params.weight) +
-                         ((int64_t{group} * of_group + first) * params.layout.steps + step) *
-                             (Config::kTileBytes / kPieces);
-  weights.start(tiles, min(of_group - first, kPieces), params.layout.steps);
+  constexpr int kTilePieces = Config::kTileChannels / kPieceChannels;
+  constexpr int kPieceBytes = kPieceChannels * kSliceBytes;
+  constexpr int kParts = weight_parts(Config::Math::kKind);
+  const int32_t pieces = tiles_of(params.shape.output_channels_per_group(), kPieceChannels);
+  const int32_t first = channel_tile * kTilePieces;
+  const int64_t of_step = int64_t{group} * params.layout.steps + step;
+  weights.start({static_cast<const uint8_t*>(params.weight) +
+                     (of_step * kParts * pieces + first) * kPieceBytes,
+                 static_cast<uint32_t>(min(pieces - first, kTilePieces) * kPieceBytes),
+                 static_cast<uint32_t>(pieces * kPieceBytes),
+                 static_cast<uint32_t>(kParts * pieces * kPieceBytes)});
 }
 
 template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, 1)
+__global__ void __launch_bounds__(Config::kThreads, Config::tile.ctas)
     dcn_gather_gemm_sm90_kernel(const __grid_constant__ typename Config::Params params) {
   using Math = typename Config::Math;
   extern __shared__ uint8_t shared_memory[];
@@ -159,7 +163,7 @@ cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocesso
 
   cudaLaunchAttribute attributes[1] = {};
   cudaLaunchConfig_t launch = {};
-  launch.gridDim = lay_out_grid(params, Config::tile, /*ctas=*/1, multiprocessors);
+  launch.gridDim = lay_out_grid(params, Config::tile, Config::tile.ctas, multiprocessors);
   launch.blockDim = dim3(Config::kThreads);
   launch.dynamicSmemBytes = Config::shared_bytes(steps);
   launch.stream = stream;

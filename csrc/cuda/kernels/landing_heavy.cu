@@ -211,8 +211,7 @@ __global__ void __launch_bounds__(kHeavyThreads, 1)
         float total = 0.f;
 #pragma unroll
         for (int w = 0; w < kHeavyWarps; ++w) total += sums[w][c];
-        auto* const rows = static_cast<Element*>(work.heavy_rows);
-        narrow(total, rows[(int64_t{heavy} * 4 + corner) * channels + first_channel + c]);
+        work.heavy_rows[(int64_t{heavy} * 4 + corner) * channels + first_channel + c] = total;
       }
       __syncthreads();
     }

@@ -6,8 +6,7 @@ namespace dcn {
 namespace {
 
 LandingPlan plan_of(const LandingParams& params) {
-  return landing_plan(params.shape, params.images, static_cast<int>(size_of(params.grad_dtype)),
-                      params.grad_channels);
+  return landing_plan(params.shape, params.images, params.grad_channels);
 }
 
 LandingWork work_of(const LandingParams& params, const LandingPlan& plan) {
@@ -27,7 +26,7 @@ LandingWork work_of(const LandingParams& params, const LandingPlan& plan) {
   work.band_bins = plan.band_bins;
   work.runs = reinterpret_cast<int2*>(bytes + plan.runs);
   work.heavy_bins = reinterpret_cast<HeavyBin*>(bytes + plan.heavy_bins);
-  work.heavy_rows = bytes + plan.heavy_rows;
+  work.heavy_rows = reinterpret_cast<float*>(bytes + plan.heavy_rows);
   work.places = reinterpret_cast<uint32_t*>(bytes + plan.heavy_rows);
   work.heavy_count = reinterpret_cast<uint32_t*>(bytes + plan.heavy_count);
   work.records = reinterpret_cast<LandingRecord*>(bytes + plan.records);

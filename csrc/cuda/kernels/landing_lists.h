@@ -18,11 +18,11 @@ struct alignas(16) LandingRecord {
 // by row; where samples are outside, a gap follows the records of their tap and image. runs[bin] is
 // {begin, end}, {0, 0} where the bin is empty. A heavy bin has no records: its run is {~h, ~h}, and
 // heavy_rows[4 * h + corner] holds the sum over its samples of mask * weight of that corner *
-// grad[row], [grad_channels] in grad's type.
+// grad[row], [grad_channels] in f32: four such sums meet in a pixel, and are rounded once.
 struct LandingLists {
   const LandingRecord* records;
   const int2* runs;
-  const void* heavy_rows;
+  const float* heavy_rows;
 };
 
 struct LandingParams {

@@ -27,7 +27,7 @@ struct LandingWork {
   uint32_t band_bins;
   int2* runs;
   HeavyBin* heavy_bins;
-  void* heavy_rows;
+  float* heavy_rows;
   uint32_t* places;
   uint32_t* heavy_count;
   LandingRecord* records;

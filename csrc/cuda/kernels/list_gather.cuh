@@ -4,7 +4,8 @@
 // Lists of all taps of a chunk are merged at once. Tiles whose lists are too long for that, or meet
 // a heavy bin, are listed for a second kernel, kIrregular: there each step merges its own lists,
 // and where one tap alone is too long, or a bin is heavy, the rows walk the bins in memory. Slower,
-// but without a limit; and apart, because the code of that costs the first kernel its registers.
+// but without a limit, and summed in f32; and apart, because the code of that costs the first
+// kernel its registers.
 #pragma once
 
 #include "fused_gather.cuh"
@@ -53,13 +54,8 @@ class ListGather {
     }
     const int32_t left = left_;
     if constexpr (kIrregular) {
-      if (lists_.merge_one(tap_)) {
-        start();
-        collect(value, false);
-      } else {
-        walk(value);
-        advance();
-      }
+      collect_wide(value);
+      advance();
     } else {
       collect(value, more);
     }
@@ -184,56 +180,72 @@ class ListGather {
     vectors_.next(left_, lane_);
   }
 
-  // The values of a tap straight from the bins.
-  __device__ __forceinline__ void walk(uint32_t (&value)[4][4]) {
+  // The values of a tap, summed in f32: from its lists, or straight from the bins.
+  __device__ __forceinline__ void collect_wide(uint32_t (&value)[4][4]) {
+    const bool merged = lists_.merge_one(tap_);
 #pragma unroll 1
     for (int r = 0; r < 2; ++r) {
-      const int32_t bin = plan_->bin[lane_ / 4 + 8 * r];
       float sums[2][kElements] = {};
-      if (bin >= 0) {
-#pragma unroll 1
-        for (int corner = 3; corner >= 0; --corner) {
-          // The bin of which this row is that corner.
-          const int2 run = __ldg(lists_.runs_of(tap_) + bin +
-                                 (corner & 2 ? 0 : params_.shape.Q + 1) + (corner & 1 ? 0 : 1));
-          if (run.x < 0) {
-            const uint8_t* rows = static_cast<const uint8_t*>(params_.lists.heavy_rows) +
-                                  (int64_t{~run.x} * 4 + corner) * lists_.row_bytes();
-            add_row(1.f, rows - grad(), sums);
-          } else {
-#pragma unroll 2
-            for (int32_t i = run.x; i < run.y; ++i) {
-              const LandingRecord record = lists_.load_record(i);
-              const float w = record.mask * (corner & 2 ? record.ly : 1.f - record.ly) *
-                              (corner & 1 ? record.lx : 1.f - record.lx);
-              add_row(w,
-                      int64_t{record.row - static_cast<uint32_t>(plan_->first_row)} *
-                          lists_.row_bytes(),
-                      sums);
-            }
-          }
-        }
-      }
+      merged ? add_list(list_of(r), sums) : add_bins(r, sums);
 #pragma unroll
       for (int v = 0; v < 2; ++v) {
-        uint32_t packed[4];
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
+          uint32_t packed;
           if constexpr (kElementBytes == 2) {
-            packed[k] = Math::pack(sums[v][2 * k], sums[v][2 * k + 1]);
+            packed = Math::pack(sums[v][2 * k], sums[v][2 * k + 1]);
           } else {
-            packed[k] = __float_as_uint(sums[v][k]);
+            packed = __float_as_uint(sums[v][k]);
           }
-        }
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
           if (r == 0) {
-            value[v][k] = packed[k];
+            value[v][k] = packed;
           } else {
-            value[2 + v][k] = packed[k];
+            value[2 + v][k] = packed;
           }
         }
       }
+    }
+  }
+  __device__ __forceinline__ void add_list(Cursor cursor, float (&sums)[2][kElements]) const {
+#pragma unroll 1
+    for (; cursor.more(); cursor = cursor.next()) {
+      const uint4 offset = plan_->offset[cursor.at()], weight = plan_->weight[cursor.at()];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        add_row(__uint_as_float(register_of(weight, i)), register_of(offset, i), sums);
+      }
+    }
+  }
+  __device__ __forceinline__ void add_bins(int r, float (&sums)[2][kElements]) const {
+    const int32_t bin = plan_->bin[lane_ / 4 + 8 * r];
+    if (bin < 0) return;
+#pragma unroll 1
+    for (int corner = 3; corner >= 0; --corner) {
+      // The bin of which this row is that corner.
+      const int2 run = __ldg(lists_.runs_of(tap_) + bin + (corner & 2 ? 0 : params_.shape.Q + 1) +
+                             (corner & 1 ? 0 : 1));
+      if (run.x < 0) {
+        add_heavy(int64_t{~run.x} * 4 + corner, sums);
+        continue;
+      }
+#pragma unroll 2
+      for (int32_t i = run.x; i < run.y; ++i) {
+        const LandingRecord record = lists_.load_record(i);
+        const float w = record.mask * (corner & 2 ? record.ly : 1.f - record.ly) *
+                        (corner & 1 ? record.lx : 1.f - record.lx);
+        add_row(w,
+                int64_t{record.row - static_cast<uint32_t>(plan_->first_row)} * lists_.row_bytes(),
+                sums);
+      }
+    }
+  }
+  __device__ __forceinline__ void add_heavy(int64_t row, float (&sums)[2][kElements]) const {
+    const float* const channels = params_.lists.heavy_rows + row * params_.layout.channels;
+#pragma unroll
+    for (int v = 0; v < 2; ++v) {
+      const auto first = static_cast<int32_t>((vectors_.at[v] - grad()) / kElementBytes);
+#pragma unroll
+      for (int i = 0; i < kElements; ++i) sums[v][i] += __ldg(channels + first + i);
     }
   }
   __device__ __forceinline__ void add_row(float weight, int64_t bytes,
@@ -256,7 +268,7 @@ class ListGather {
   const DgradParams& params_;
   const int lane_;
   ListPlan* const plan_;
-  ListMerge<Math> lists_;
+  ListMerge<Math, !kIrregular> lists_;
   bool regular_;
   int32_t tap_;   // of the chunk
   int32_t left_;  // bytes of the group's channels from the slice on

@@ -4,6 +4,9 @@
 // Of each tap a pixel touches four bins of samples (landing_lists.h). Lists are read four entries
 // at a time; the last four are filled up by the last entry with weights of 0. (An infinity in that
 // entry becomes NaN so, but in a pixel that it belongs to.)
+//
+// Packed lists are added up in the arithmetic of Math::add, the others in f32. In 16 bits each
+// addition rounds, so that only short lists are packed.
 #pragma once
 
 #include "dgrad_params.h"
@@ -12,9 +15,13 @@
 
 namespace dcn {
 
+// Fours of a packed list in 16 bits. At four entries on average, which is what one sample a pixel
+// comes to, one list in a billion is longer.
+constexpr int kPackedFours = 5;
+
 struct ListPlan {
   uint4 offset[kListQuads];      // bytes of a row of grad, from the first of the warp's image on
-  uint4 weight[kListQuads + 1];  // the last are 0
+  uint4 weight[kListQuads + 1];  // as Math::add takes them, or f32; the last are 0
   uint32_t head[kPlanTaps][kWarpPixels];  // first four | fours << 16
   uint32_t longest[kPlanTaps];            // fours of a row
   int32_t bin[kWarpPixels];      // of a row, the one above and left of it; -1: there is no such row
@@ -22,7 +29,7 @@ struct ListPlan {
 };
 static_assert(sizeof(ListPlan) <= kListPlanBytes);
 
-template <class Math>
+template <class Math, bool kPacked>
 class ListMerge {
  public:
   __device__ __forceinline__ ListMerge(const DgradParams& params, ListPlan* plan, int lane)
@@ -46,8 +53,8 @@ class ListMerge {
     taps_ = min(params_.layout.chunk_taps, shape.taps() - at.first_tap);
   }
 
-  // Merges the lists of all taps. False where they do not fit, or a bin is heavy: the lists of such
-  // a tap are empty.
+  // Merges the lists of all taps. False where they do not fit, one is too long, or a bin is heavy:
+  // the lists of such a tap are empty.
   __device__ __forceinline__ bool merge_all() {
     constexpr int kTaps = 3;
     complete_ = true;
@@ -124,6 +131,9 @@ class ListMerge {
     return bins;
   }
 
+  static constexpr int kMostFours =
+      kPacked && sizeof(typename Math::Element) == 2 ? kPackedFours : kListQuads;
+
   // Lays out the lists of a tap behind the `used` fours; they stay empty where they do not fit.
   __device__ __forceinline__ Share lay_out(int32_t tap, const Bins& bins, int32_t& used) {
     const int32_t beside = lane_ / kWarpPixels, row = lane_ % kWarpPixels;
@@ -139,7 +149,8 @@ class ListMerge {
     }
     end += used;
     const int32_t filled = __shfl_sync(~0u, end, kWarpPixels - 1);
-    const bool fits = filled <= kListQuads && !__any_sync(~0u, bins.left.x < 0 || bins.right.x < 0);
+    const bool bad = fours > kMostFours || bins.left.x < 0 || bins.right.x < 0;
+    const bool fits = filled <= kListQuads && !__any_sync(~0u, bad);
     complete_ &= fits;
     if (fits) {
       used = filled;
@@ -163,7 +174,8 @@ class ListMerge {
     w *= (lane_ < kWarpPixels ? record.ly : 1.f - record.ly) * record.mask;
     reinterpret_cast<uint32_t*>(plan_->offset)[share.first + i] =
         (record.row - plan_->first_row) * row_bytes();
-    reinterpret_cast<uint32_t*>(plan_->weight)[share.first + i] = packed(w);
+    reinterpret_cast<uint32_t*>(plan_->weight)[share.first + i] =
+        kPacked ? Math::weights({w, w, w, w}).x : __float_as_uint(w);
   }
 
   // Merges the lists of kTaps taps. All loads are on their way before one is waited for.
@@ -208,10 +220,6 @@ class ListMerge {
       offset[last + k] = bytes;
       weight[last + k] = 0;
     }
-  }
-
-  static __device__ __forceinline__ uint32_t packed(float weight) {
-    return Math::weights({weight, weight, weight, weight}).x;
   }
 
   const DgradParams& params_;

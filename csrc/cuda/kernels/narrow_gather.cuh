@@ -12,12 +12,6 @@
 
 namespace dcn {
 
-// How far samples may lie from where they would without offsets, in pixels.
-#if !defined(X_MARGIN)
-#define X_MARGIN 5
-#endif
-constexpr int32_t kWindowMargin = X_MARGIN;
-
 // Of the CTA: a slice of the pixels [top, top + rows) x [left, left + columns), and what the first
 // and the last row of the tile are.
 struct SliceWindow {
@@ -146,28 +140,29 @@ class NarrowGather {
     window_->columns = columns_;
   }
 
-  // Every thread copies vectors of the slice.
+  // A warp copies whole rows, four pixels at a time.
   __device__ __forceinline__ void fill_window() {
     const ConvShape& shape = params_.shape;
     __syncthreads();  // no warp reads the slice before
     const int64_t pixel_bytes = params_.layout.channels * kElementBytes;
-    const int32_t byte = threadIdx.x % kSliceVectors * kVectorBytes;
+    const int32_t byte = lane_ % kSliceVectors * kVectorBytes;
+    const bool there = byte < group_bytes() - slice_;
+    const int32_t rows = window_->rows, columns = columns_, top = window_->y, left = window_->x;
     const uint8_t* const image =
         static_cast<const uint8_t*>(params_.input) +
-        window_->first.n * (int64_t{shape.H} * shape.W * pixel_bytes) +
-        group_ * params_.layout.group_channels * kElementBytes + slice_;
-    const bool there = byte < group_bytes() - slice_;
+        (window_->first.n * int64_t{shape.H} * shape.W + left) * pixel_bytes +
+        group_ * params_.layout.group_channels * kElementBytes + slice_ + byte;
     const uint32_t to = ptx::shared_address(window_->pixel[0]) + byte;
-    const int32_t columns = window_->columns, pixels = window_->rows * columns;
-    int32_t y = window_->y, column = threadIdx.x / kSliceVectors;
-    for (int32_t pixel = column; pixel < pixels; pixel += blockDim.x / kSliceVectors) {
-      for (; column >= columns; column -= columns) ++y;
-      const int32_t x = window_->x + column;
-      const bool copies = there && y >= 0 && y < shape.H && x >= 0 && x < shape.W;
-      ptx::copy_vector_or_zeros(
-          to + pixel * kSliceBytes,
-          copies ? image + (int64_t{y} * shape.W + x) * pixel_bytes + byte : params_.input, copies);
-      column += blockDim.x / kSliceVectors;
+    for (int32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
+      const int32_t y = top + row;
+      const bool row_there = there && y >= 0 && y < shape.H;
+      const uint8_t* const from = image + int64_t{y} * shape.W * pixel_bytes;
+#pragma unroll 4
+      for (int32_t i = lane_ / kSliceVectors; i < columns; i += 32 / kSliceVectors) {
+        const bool copies = row_there && left + i >= 0 && left + i < shape.W;
+        ptx::copy_vector_or_zeros(to + (row * columns + i) * kSliceBytes,
+                                  copies ? from + i * pixel_bytes : params_.input, copies);
+      }
     }
     ptx::wait_for_copies();
     __syncthreads();

@@ -21,8 +21,7 @@ struct OgradParams {
 
   const void* image;         // [N, H, W, layout.channels], vectors aligned
   const void* grad;          // [N, P, Q, grad_layout.channels], vectors aligned
-  const void* weight;        // packed for the transposed shape
-  int32_t weight_tile_rows;  // pack_weight's tile_channels
+  const void* weight;        // packed for the transposed shape, in tiles of kPieceChannels
   SamplingMap offset, mask;  // mask.data is null for v1
   void* grad_offset;         // [N, 2*D*R*S, P, Q] in the offset's dtype, or null
   void* grad_mask;           // [N, D*R*S, P, Q] in the mask's dtype, or null

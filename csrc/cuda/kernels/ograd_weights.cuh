@@ -2,8 +2,8 @@
 // fill and warps release. A stage holds what a step multiplies: 64 input channels of one tap, by up
 // to kSlices slices of the output channels.
 //
-// The packed weight has those slices apart from one another, each a copy of its own. One thread
-// asks for them, walking the order of the steps; every warp waits.
+// The packed weight (pack_weight.cu) has those slices apart from one another, each a copy of its
+// own. One thread asks for them, walking the order of the steps; every warp waits.
 #pragma once
 
 #include "ograd_params.h"
@@ -70,13 +70,13 @@ class OgradRing {
       next.left = passes * params.groups * work.panels * work.chunks * work.taps;
       next.tap = next.chunk = next.panel = next.group = 0;
       const FusedLayout& layout = params.grad_layout;
-      const uint32_t tile_bytes = kParts * params.weight_tile_rows * kSliceBytes;
+      const uint32_t step_bytes = kParts * part_stride(params);
       for (int i = 0; i < work.taps; ++i) {
         const int32_t tap = work.first_tap + i;
         const int32_t chunk_begin = tap / layout.chunk_taps * layout.chunk_taps;
         const int32_t chunk_taps = min(layout.chunk_taps, params.shape.taps() - chunk_begin);
-        next.tap_at[i] = (chunk_begin * layout.slices + tap - chunk_begin) * tile_bytes;
-        next.slice_step[i] = chunk_taps * tile_bytes;
+        next.tap_at[i] = (chunk_begin * layout.slices + tap - chunk_begin) * step_bytes;
+        next.slice_step[i] = chunk_taps * step_bytes;
       }
       next.tile = tile_at(params, work, 0, 0);
     }
@@ -117,16 +117,19 @@ class OgradRing {
     return requests;
   }
 
+  // Bytes of a part of a step of the packed weight.
+  static __device__ __forceinline__ uint32_t part_stride(const OgradParams& params) {
+    return tiles_of(params.shape.channels_per_group(), kPieceChannels) * kOgradTileBytes;
+  }
   // The tile of tap 0, first slice.
   static __device__ __forceinline__ const uint8_t* tile_at(const OgradParams& params,
                                                            const OgradWork& work, int32_t group,
                                                            int32_t chunk) {
-    const int32_t rows = params.weight_tile_rows;
     const int32_t channel = work.first_channel + chunk * kOgradChannels;
-    const int32_t tiles = (params.shape.channels_per_group() + rows - 1) / rows;
-    const int64_t tile = int64_t{work.first_group + group} * tiles + channel / rows;
     return static_cast<const uint8_t*>(params.weight) +
-           (tile * params.grad_layout.steps * kParts * rows + channel % rows) * kSliceBytes;
+           int64_t{work.first_group + group} * params.grad_layout.steps * kParts *
+               part_stride(params) +
+           channel / kPieceChannels * kOgradTileBytes;
   }
 
   __device__ __forceinline__ void ask(uint32_t stage, const OgradParams& params,
@@ -147,7 +150,7 @@ class OgradRing {
     for (int s = 0; s < copies; ++s) {
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
-        ptx::bulk_copy_expected(to, from + part * params.weight_tile_rows * kSliceBytes,
+        ptx::bulk_copy_expected(to, from + part * part_stride(params),
                                 kOgradTileBytes, full(stage));
         to += kOgradTileBytes;
       }

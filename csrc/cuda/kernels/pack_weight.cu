@@ -1,13 +1,15 @@
 // Packs the weight for the fused kernels: a thread writes 16-byte vectors of the result.
 //
-// Rows of a tile are output channels, 128 bytes of gemm_k each, in the order of fused_layout.h.
+// Rows are output channels, 128 bytes of gemm_k each, in tiles: [group][step][part][tile], steps in
+// the order of fused_layout.h, so that a kernel whose tiles are wider finds several side by side.
 // Two permutations make the kernels' lives easy, and cost nothing here: gemm_k inside a slice, so
 // that a lane's vector of channels is a fragment of A as it comes (fused_gather.cuh), and the
 // channels of a tile, so that a lane ends with consecutive ones (fprop_epilogue.cuh). Vectors of a
 // row are swizzled as wgmma reads them.
 //
-// For mma.sync a tile holds vectors instead of rows, each for one lane and load (fused_mma.cuh):
-// [half slice][8 output channels][lane], channels of gemm_k in their natural order.
+// For mma.sync the order is [group][tile][step], and a tile holds vectors instead of rows, each for
+// one lane and load (fused_mma.cuh): [half slice][part][8 output channels][lane], channels of gemm_k
+// in their natural order.
 #include "fused_math.cuh"
 #include "fused_params.h"
 #include "kernel_setup.h"
@@ -62,8 +64,10 @@ __global__ void __launch_bounds__(kThreads) dcn_pack_weight_kernel(const PackWei
                           int64_t{group} * params.stride_g + r * params.stride_r +
                           s * params.stride_s;
   const int32_t tile_bytes = rows * kSliceBytes;
-  uint8_t* packed =
-      static_cast<uint8_t*>(params.packed) + int64_t{blockIdx.x} * kParts * tile_bytes;
+  const int64_t first_tile =
+      kForMmaSync ? int64_t{blockIdx.x} * kParts
+                  : (int64_t{group} * layout.steps + step) * kParts * channel_tiles + first_k / rows;
+  uint8_t* packed = static_cast<uint8_t*>(params.packed) + first_tile * tile_bytes;
 #pragma unroll
   for (int pass = 0; pass < kBlockRows * kVectorsPerRow / kThreads; ++pass) {
     const int32_t i = pass * kThreads + threadIdx.x;
@@ -80,7 +84,7 @@ __global__ void __launch_bounds__(kThreads) dcn_pack_weight_kernel(const PackWei
       if (c >= 0) Math::split(weight[k * params.stride_k + c * params.stride_c], value, e);
     }
     // Of mma.sync a half step is whole: both parts of half a slice follow one another.
-    const int32_t part_bytes = kForMmaSync ? tile_bytes / 2 : tile_bytes;
+    const int32_t part_bytes = kForMmaSync ? tile_bytes / 2 : channel_tiles * tile_bytes;
     const int32_t at_byte = kForMmaSync ? v / 4 * kParts * part_bytes +
                                               (row / 8 * 32 + row % 8 * 4 + v % 4) * kVectorBytes
                                         : row * kSliceBytes + (v ^ row % 8) * kVectorBytes;

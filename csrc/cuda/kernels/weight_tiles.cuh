@@ -12,7 +12,25 @@
 
 namespace dcn {
 
-template <int kTileBytes>
+// Where a CTA's tiles are in memory: `bytes` of each part of a step.
+struct WeightSource {
+  const uint8_t* tiles;  // of the first step
+  uint32_t bytes, part_stride, step_stride;
+};
+
+// A step's parts, each to its place in a tile; fewer bytes than it has leave the rest as it was.
+template <int kTileBytes, int kParts>
+__device__ __forceinline__ void copy_tile(const WeightSource& source, int32_t step, uint32_t to,
+                                          uint32_t barrier) {
+  const uint8_t* from = source.tiles + int64_t{step} * source.step_stride;
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+    ptx::bulk_copy_expected(to + part * (kTileBytes / kParts), from + part * source.part_stride,
+                            source.bytes, barrier);
+  }
+}
+
+template <int kTileBytes, int kParts>
 class ResidentWeights {
  public:
   __device__ __forceinline__ ResidentWeights(uint32_t shared, int32_t steps, int32_t, int thread)
@@ -27,11 +45,14 @@ class ResidentWeights {
   // Where the shared memory of the tiles ends.
   __device__ __forceinline__ uint32_t end() const { return arrived_ + kBarrierBytes; }
 
-  // The weight is packed in tiles of this size.
-  __device__ __forceinline__ void start(const uint8_t* tiles, int32_t, int32_t) {
+  __device__ __forceinline__ void start(const WeightSource& source) {
     if (thread_ != 0) return;
     ptx::wait_for_previous_grid();  // it packs the weight
-    ptx::bulk_copy(tiles_, tiles, arrived_ - tiles_, arrived_);
+    const int32_t steps = (arrived_ - tiles_) / kTileBytes;
+    ptx::expect_bytes(arrived_, steps * kParts * source.bytes);
+    for (int32_t i = 0; i < steps; ++i) {
+      copy_tile<kTileBytes, kParts>(source, i, tiles_ + i * kTileBytes, arrived_);
+    }
   }
   __device__ __forceinline__ uint32_t wait() {
     if (!here_) ptx::barrier_wait(arrived_, 0);
@@ -54,20 +75,17 @@ class ResidentWeights {
 // What the thread that asks has asked for. It lies in shared memory: no other thread has a register
 // to lose for it.
 struct WeightRequests {
-  const uint8_t* tiles;
-  int32_t steps, next, left;      // of the tiles; left: over all passes
-  int32_t pieces, steps_between;  // of a tile
+  WeightSource source;
+  int32_t steps, next, left;  // left: over all passes
 };
 
-// A tile may come in kPieces pieces, which lie `steps_between` steps apart in memory and have
-// kParts parts each; a part of the tile is then made of that part of each piece.
-template <int kTileBytes, int kStages, int kWarps, int kPieces, int kParts>
+template <int kTileBytes, int kParts, int kStages, int kWarps>
 class WeightRing {
  public:
   __device__ __forceinline__ WeightRing(uint32_t shared, int32_t steps, int32_t passes, int thread)
       : tiles_(shared), thread_(thread) {
     if (thread_ == 0) {
-      requests() = {nullptr, steps, 0, steps * passes, kPieces, 0};
+      requests() = {{}, steps, 0, steps * passes};
       for (int i = 0; i < kStages; ++i) {
         ptx::barrier_init(full(i), 1);
         ptx::barrier_init(empty(i), kWarps);
@@ -79,13 +97,9 @@ class WeightRing {
 
   __device__ __forceinline__ uint32_t end() const { return full(0) + kBarrierBytes; }
 
-  // As many pieces as there are; the channels of others keep what the stage held.
-  __device__ __forceinline__ void start(const uint8_t* tiles, int32_t pieces,
-                                        int32_t steps_between) {
+  __device__ __forceinline__ void start(const WeightSource& source) {
     if (thread_ != 0) return;
-    requests().tiles = tiles;
-    requests().pieces = pieces;
-    requests().steps_between = steps_between;
+    requests().source = source;
     ptx::wait_for_previous_grid();  // it packs the weight
     for (int i = 0; i < kStages - 1; ++i) ask(i);
   }
@@ -128,22 +142,8 @@ class WeightRing {
   __device__ __forceinline__ void ask(uint32_t stage) {
     WeightRequests now = requests();
     if (now.left == 0) return;
-    if constexpr (kPieces == 1) {
-      ptx::bulk_copy(tiles_ + stage * kTileBytes, now.tiles + int64_t{now.next} * kTileBytes,
-                     kTileBytes, full(stage));
-    } else {
-      constexpr int kPieceBytes = kTileBytes / kPieces, kBytes = kPieceBytes / kParts;
-      ptx::expect_bytes(full(stage), now.pieces * kPieceBytes);
-      for (int piece = 0; piece < now.pieces; ++piece) {
-        const uint8_t* from =
-            now.tiles + (int64_t{piece} * now.steps_between + now.next) * kPieceBytes;
-#pragma unroll
-        for (int part = 0; part < kParts; ++part) {
-          ptx::bulk_copy_expected(tiles_ + stage * kTileBytes + (part * kPieces + piece) * kBytes,
-                                  from + part * kBytes, kBytes, full(stage));
-        }
-      }
-    }
+    ptx::expect_bytes(full(stage), kParts * now.source.bytes);
+    copy_tile<kTileBytes, kParts>(now.source, now.next, tiles_ + stage * kTileBytes, full(stage));
     requests().next = now.next + 1 == now.steps ? 0 : now.next + 1;
     requests().left = now.left - 1;
   }

@@ -12,8 +12,9 @@ class _OldKeys(nn.Module):
     """Loads checkpoints from before `_version` 2 of the packs.
 
     These have `conv2_offset.weight` beside `conv2.weight`, or `conv2.conv_offset_mask.weight`,
-    where a pack now has `conv2.conv_offset.weight`. `nn.Module.load_state_dict` shows a module its
-    own keys alone: for the first spelling use mmengine's loader or `dcn.compat.translate_keys`.
+    where a pack now has `conv2.conv_offset.weight`. `nn.Module.load_state_dict` and mmengine's
+    loader show a module its own keys alone (mmcv 1's showed all): for the first spelling use
+    `dcn.compat.translate_keys`.
     """
 
     _version = 2

@@ -1,6 +1,7 @@
 // The input gradient of compute capability 9.0, executed by the emulator.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 
 #include "dgrad_run.h"
@@ -47,22 +48,27 @@ TYPED_TEST(Dgrad, EveryTile) {
   }
 }
 
-// All samples land in few pixels: lists that do not fit for a chunk or for a tap, heavy bins.
+// Offsets by which all samples land within `height` rows of the image.
+void crowd(Convolution& conv, float height) {
+  const dcn::ConvShape& shape = conv.shape;
+  size_t i = 0;
+  for (int channel = 0; channel < 2 * shape.taps(); ++channel) {
+    for (int p = 0; p < shape.P; ++p) {
+      for (int q = 0; q < shape.Q; ++q, ++i) {
+        const float place = static_cast<float>(i * 7919 % 1000) / 1000;
+        conv.offset[i] = channel % 2 ? place * 12 - shape.origin_x(q, channel / 2 % shape.S)
+                                     : place * height - shape.origin_y(p, channel / 2 / shape.S);
+      }
+    }
+  }
+}
+
+// Lists that do not fit for a chunk or for a tap, heavy bins.
 TYPED_TEST(Dgrad, Crowds) {
   const Sizes sizes{1, 20, 12, 12, 40};
   for (const float height : {3.f, 1.f, .2f}) {
     Convolution conv(sizes, kBits<TypeParam>, 0.f, 7);
-    const dcn::ConvShape& shape = conv.shape;
-    size_t i = 0;
-    for (int channel = 0; channel < 2 * shape.taps(); ++channel) {
-      for (int p = 0; p < shape.P; ++p) {
-        for (int q = 0; q < shape.Q; ++q, ++i) {
-          const float place = static_cast<float>(i * 7919 % 1000) / 1000;
-          conv.offset[i] = channel % 2 ? place * 12 - shape.origin_x(q, channel / 2 % shape.S)
-                                       : place * height - shape.origin_y(p, channel / 2 / shape.S);
-        }
-      }
-    }
+    crowd(conv, height);
     for (const int tile : {0, 3}) {
       GemmRun run;
       run.tile = tile;
@@ -73,6 +79,26 @@ TYPED_TEST(Dgrad, Crowds) {
       const DgradResult heavy = this->check(conv, run, /*heavy=*/4, "heavy bins");
       EXPECT_GT(heavy.heavy_bins, 0);
     }
+  }
+}
+
+// However many entries a list has: of the value that the tensor cores are given, and of the result.
+TYPED_TEST(Dgrad, SumsOfCrowdsAreRoundedTwice) {
+  if (kBits<TypeParam> > 11) GTEST_SKIP() << "in 16 bits";
+  Convolution conv(Sizes{1, 20, 12, 12, 40}, kBits<TypeParam>, 0.f, 7);
+  const std::vector<double> truth = [&] {
+    crowd(conv, .2f);
+    return conv.grad_input();
+  }();
+  for (const int heavy : {1 << 20, 4}) {
+    const DgradResult result = run_dgrad<TypeParam>(conv, GemmRun{}, heavy);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < truth.size(); ++i) {
+      error += (result.grad_input[i] - truth[i]) * (result.grad_input[i] - truth[i]);
+      norm += truth[i] * truth[i];
+    }
+    const double rounding = std::ldexp(1., -kBits<TypeParam>) / std::sqrt(3.);  // at most, RMS
+    EXPECT_LT(std::sqrt(error / norm), std::sqrt(2.) * rounding) << heavy;
   }
 }
 

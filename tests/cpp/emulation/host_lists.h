@@ -42,12 +42,12 @@ class HostLists {
     }
     const dcn::ConvShape back = dcn::transposed(shape);
     heavy_rows =
-        padded_to_device<Element>(sums, shape.K, shape.G, dcn::fused_layout(back, sizeof(Element)));
+        padded_to_device<float>(sums, shape.K, shape.G, dcn::fused_layout(back, sizeof(Element)));
   }
 
   DeviceArray<int2> runs;
   DeviceArray<dcn::LandingRecord> records;
-  DeviceArray<Element> heavy_rows;
+  DeviceArray<float> heavy_rows;
   int heavy_bins = 0;
 
  private:

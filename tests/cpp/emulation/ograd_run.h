@@ -33,7 +33,6 @@ OgradResult run_ograd(const Convolution& conv, dcn::OgradChoice choice, int mult
   params.image = image.data();
   params.grad = grad.data();
   params.weight = packed.data();
-  params.weight_tile_rows = dcn::kPieceChannels;
   params.offset = map_of(shape, offset.data(), 2 * shape.D * shape.taps());
   params.mask = map_of(shape, conv.has_mask ? mask.data() : nullptr, shape.D * shape.taps());
   params.grad_offset = grad_offset.data();
