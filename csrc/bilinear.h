@@ -154,13 +154,15 @@ struct WindowSample {
   float weight[4];  // times the mask
 };
 
-// Whether that holds, for a window whose corners 0 are in [top, bottom) x [left, right). A sample on
-// the line before the first row or column of pixels is outside, but has a corner among them; and a
-// mask that is not finite would make NaN of zero. Both are left to make_paired_sample.
+// Whether that holds, for a window whose corners 0 are in [top, bottom) x [left, right). A sample
+// on the line before the first row or column of pixels is outside, but has a corner among them; and
+// a mask that is not finite would make NaN of zero. Both are left to make_paired_sample.
 DCN_HOST_DEVICE bool in_window(float y, float x, float mask, float top, float bottom, float left,
                                float right) {
-  return y >= top && y < bottom && x >= left && x < right && y != -1.f && x != -1.f &&
-         (mask < 0.f ? -mask : mask) <= std::numeric_limits<float>::max();
+  // No && and no branch: nearly always all of it holds.
+  const bool between = (y >= top) & (y < bottom) & (x >= left) & (x < right);
+  const bool finite = (mask < 0.f ? -mask : mask) <= std::numeric_limits<float>::max();
+  return between & (y != -1.f) & (x != -1.f) & finite;
 }
 
 DCN_HOST_DEVICE WindowSample make_window_sample(float y, float x, float mask) {

@@ -43,7 +43,7 @@ struct FpropSm80Config {
   // or all where the sums take half of the registers.
   static constexpr bool kLateLoads = kRowTiles == 2;
   static constexpr int kLoadsAfterHalf = kRowTiles * kTileChannels < 256 ? 0 : 1;
-  using Gather = std::conditional_t<tile.narrow, NarrowGather<Math, 0>,
+  using Gather = std::conditional_t<tile.narrow, NarrowGather<Math>,
                                     WideGather<Math, tile.rows_in_flight, kRowTiles>>;
   using Weights = WeightCopies<kHalfBytes, tile.stages, kThreads>;
 };
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
     // Found again rather than kept: the loop above has no register to spare.
     const uint32_t row = unkept(blockIdx.y), out_group = params.channel_tiles.quotient(row);
     const uint32_t out_tile = row - out_group * params.channel_tiles.value;
-    uint8_t* const exchange = plans + unkept(threadIdx.x) / 32 * (Config::kRowTiles * warp_bytes(Config::tile));
+    uint8_t* const exchange = plans + unkept(threadIdx.x) / 32 * (Config::kRowTiles * kPlanBytes);
 #pragma unroll
     for (int r = 0; r < Config::kRowTiles; ++r) {
       const OutputTile<Math> out(params, bias, exchange, out_group,

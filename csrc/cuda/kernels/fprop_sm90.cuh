@@ -5,7 +5,7 @@
 
 #include "fused_gather.cuh"
 #include "gather_gemm_sm90.cuh"
-#include "narrow_gather.cuh"
+#include "window_gather.cuh"
 
 namespace dcn {
 
@@ -23,13 +23,11 @@ struct FpropConfig : AllTiles {
   static constexpr int kRowsInFlight = kExactSums ? 1 : tile.rows_in_flight;
   // 3xTF32 has no registers to hold the fragments of two steps.
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
-  using Gather =
-      std::conditional_t<tile.narrow, NarrowGather<Math, window_pixels(tile)>,
-                         WideGather<Math, kRowsInFlight>>;
+  using Gather = std::conditional_t<tile.narrow, WindowGather<Math, window_pixels(tile)>,
+                                    WideGather<Math, kRowsInFlight>>;
   static constexpr int kParts = weight_parts(Math::kKind);
-  using Weights =
-      std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
-                         WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
+  using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
+                                     WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
 
   static __device__ __forceinline__ void begun(const FpropParams&, const Gather&, int32_t) {}
   static int64_t shared_bytes(int64_t steps) { return dcn::shared_bytes(tile, Math::kKind, steps); }

@@ -64,7 +64,8 @@ struct MathF16 {
   static constexpr FusedMath kKind = FusedMath::kF16;
 
   static __device__ __forceinline__ uint4 weights(float4 w) {
-    return {pack(w.x, w.x), pack(w.y, w.y), pack(w.z, w.z), pack(w.w, w.w)};
+    return {bits(__float2half2_rn(w.x)), bits(__float2half2_rn(w.y)), bits(__float2half2_rn(w.z)),
+            bits(__float2half2_rn(w.w))};
   }
   static __device__ __forceinline__ void mix(const uint4 (&corner)[4], uint4 weight,
                                              uint32_t (&value)[4]) {
@@ -92,7 +93,8 @@ struct MathBF16 {
   static constexpr FusedMath kKind = FusedMath::kBF16;
 
   static __device__ __forceinline__ uint4 weights(float4 w) {
-    return {pack(w.x, w.x), pack(w.y, w.y), pack(w.z, w.z), pack(w.w, w.w)};
+    return {bits(__float2bfloat162_rn(w.x)), bits(__float2bfloat162_rn(w.y)),
+            bits(__float2bfloat162_rn(w.z)), bits(__float2bfloat162_rn(w.w))};
   }
   static __device__ __forceinline__ void mix(const uint4 (&corner)[4], uint4 weight,
                                              uint32_t (&value)[4]) {

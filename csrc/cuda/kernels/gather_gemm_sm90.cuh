@@ -71,7 +71,7 @@ __device__ __forceinline__ void start_weights(const FpropParams& params,
 }
 
 template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, Config::tile.ctas)
+__global__ void __launch_bounds__(Config::kThreads, 1)
     dcn_gather_gemm_sm90_kernel(const __grid_constant__ typename Config::Params params) {
   using Math = typename Config::Math;
   extern __shared__ uint8_t shared_memory[];
@@ -163,7 +163,7 @@ cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocesso
 
   cudaLaunchAttribute attributes[1] = {};
   cudaLaunchConfig_t launch = {};
-  launch.gridDim = lay_out_grid(params, Config::tile, Config::tile.ctas, multiprocessors);
+  launch.gridDim = lay_out_grid(params, Config::tile, /*ctas=*/1, multiprocessors);
   launch.blockDim = dim3(Config::kThreads);
   launch.dynamicSmemBytes = Config::shared_bytes(steps);
   launch.stream = stream;

@@ -1,36 +1,22 @@
-// The gather for offset groups narrower than a slice: each vector of a lane may lie in an offset
-// group of its own, so a lane plans its own samples, in registers, from offsets that were loaded a
-// step earlier.
+// The gather for offset groups narrower than a slice: the vectors of a lane lie in groups of their
+// own, so a lane plans its own samples, in registers, each for one vector.
 //
-// Each lane of a load would touch a line of its own, and the L1 looks up four in a clock. So a CTA
-// copies a window of the image into shared memory, once a slice: what lies around its tile's pixels,
-// with zeros outside the image. A warp whose samples all lie in the window reads them there; any
-// other takes the way through the L1.
+// Half a step is one row: its two samples. While the corners of a half are on their way, the next
+// half is planned from offsets loaded a step earlier:
+//
+//   half k     plan k + 1, load the offsets of k + 3, mix k, load the corners of k + 1
 #pragma once
 
 #include "fused_gather.cuh"
 
 namespace dcn {
 
-// Of the CTA: a slice of the pixels [top, top + rows) x [left, left + columns), and what the first
-// and the last row of the tile are.
-struct SliceWindow {
-  OutputPixel first, last;
-  int32_t y, x, rows, columns;
-  int32_t unused[2];
-  uint8_t pixel[1][kSliceBytes];
-};
-
-template <class Math, int kWindowPixels>
+template <class Math>
 class NarrowGather {
  public:
-  // `plans`: what the warps exchange lies there, and behind it the window.
-  __device__ __forceinline__ NarrowGather(const FpropParams& params, uint8_t* plans, int32_t group,
+  __device__ __forceinline__ NarrowGather(const FpropParams& params, uint8_t*, int32_t group,
                                           int thread)
-      : params_(params),
-        lane_(thread % 32),
-        group_(group),
-        window_(reinterpret_cast<SliceWindow*>(plans + blockDim.x / 32 * kExchangeBytes)) {}
+      : params_(params), lane_(thread % 32), group_(group) {}
 
   // All steps: nothing is planned for a chunk.
   static __device__ __forceinline__ int32_t run_length(const FpropParams& params, FusedStep) {
@@ -42,175 +28,80 @@ class NarrowGather {
     begin(row_of(0), at);
   }
   __device__ __forceinline__ void begin(const TileRow& row, FusedStep at) {
-    const ConvShape& shape = params_.shape;
     const int32_t first_image = __shfl_sync(~0u, row.at.n, 0);  // of the warp
-    const int64_t image_elements = int64_t{shape.H} * shape.W * params_.layout.channels;
-    image_ = static_cast<const uint8_t*>(params_.input) +
-             (first_image * image_elements + group_ * params_.layout.group_channels) *
-                 kElementBytes;
-    slice_ = map_slice_ = at.slice * kSliceBytes;
-    kernel_row_ = params_.kernel_width.quotient(at.tap);
-    kernel_column_ = at.tap - kernel_row_ * shape.S;
-    map_tap_ = at.tap;
+    const int64_t image_elements =
+        int64_t{params_.shape.H} * params_.shape.W * params_.layout.channels;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int from = lane_ / 4 + 8 * r;
       const OutputPixel pixel{__shfl_sync(~0u, row.at.n, from), __shfl_sync(~0u, row.at.p, from),
                               __shfl_sync(~0u, row.at.q, from)};
+      exists_[r] = __shfl_sync(~0u, row.exists, from);
       image_base_[r] =
           static_cast<uint32_t>((pixel.n - first_image) * image_elements) * kElementBytes;
-      y_[r] = shape.origin_y(pixel.p, kernel_row_);
-      x_[r] = shape.origin_x(pixel.q, kernel_column_);
+      y_[r] = params_.shape.origin_y(pixel.p, 0);
+      x_[r] = params_.shape.origin_x(pixel.q, 0);
       offset_[r] = at_pixel(params_.offset, pixel);
       mask_[r] = at_pixel(params_.mask, pixel);
-      modulation_[r][0] = modulation_[r][1] = __float_as_uint(1.f);
     }
+    tap_ = at.tap;
+    const int32_t group_bytes = params_.layout.group_channels * kElementBytes;
+    left_ = group_bytes - at.slice * kSliceBytes;
+    const uint8_t* slice =
+        static_cast<const uint8_t*>(params_.input) +
+        (first_image * image_elements + group_ * params_.layout.group_channels) * kElementBytes +
+        at.slice * kSliceBytes;
+    vectors_.locate(slice, left_, lane_);
+    raw_tap_ = tap_;
+    raw_left_ = left_;
     locate_maps();
-    load_maps();
-    advance_maps();
-    if constexpr (kWindowPixels > 0) {
-      place_window(row.at);
-      fill_window();
-    }
+    load_raw(0);
+    load_raw(1);
+    plan(0);
+    load_corners();
+    advance_raw();
+    load_raw(0);
   }
 
   __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more, int = 0) {
-    const bool short_offset = is_short(params_.offset), short_mask = is_short(params_.mask);
-    Point point[4];
-    bool inside = kWindowPixels > 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int r = i / 2;
-      point[i] = {y_[r] + wide(short_offset, dy_[r][i % 2]),
-                  x_[r] + wide(short_offset, dx_[r][i % 2]),
-                  wide(short_mask, modulation_[r][i % 2])};
-      if constexpr (kWindowPixels > 0) {
-        inside = inside && in_window(point[i].y, point[i].x, point[i].mask, top_, bottom_, left_,
-                                     right_);
-      }
+    plan(1);
+    load_raw(1);
+    mix(0, value);
+    load_corners();
+    if (++tap_ == params_.shape.taps()) {
+      tap_ = 0;
+      left_ -= kSliceBytes;
+      vectors_.next(left_, lane_);
     }
-    load_maps();
-    if (__any_sync(~0u, !inside)) {
-      read_image(point, value);
-    } else {
-      read_window(point, value);
-    }
-    advance_maps();
-    advance(more);
+    if (more) plan(0);
+    advance_raw();
+    load_raw(0);
+    mix(1, value);
+    if (more) load_corners();
   }
 
  private:
-  struct Point {
-    float y, x, mask;
-  };
   static constexpr int kElementBytes = sizeof(typename Math::Element);
 
-  // Around the cells of the tile (PixelWalk) that lie in the strip and the image of its first pixel;
-  // not all of them, where shared memory has not the room.
-  __device__ __forceinline__ void place_window(OutputPixel own) {
-    const ConvShape& shape = params_.shape;
-    const int32_t cell_height = params_.walk.cell_height;
-    if (threadIdx.x == 0) window_->first = own;
-    if (threadIdx.x == blockDim.x - 1) window_->last = own;
-    __syncthreads();
-    const OutputPixel first = window_->first, last = window_->last;
-    const int32_t strip = first.p / cell_height;
-    const bool ends_there = last.n == first.n && last.p / cell_height == strip;
-    const int32_t p = strip * cell_height, q = first.q / kWarpPixels * kWarpPixels;
-    const int32_t last_p = min(p + cell_height, shape.P) - 1;
-    const int32_t last_q = ends_there ? min(last.q | (kWarpPixels - 1), shape.Q - 1) : shape.Q - 1;
-    const int32_t y = shape.origin_y(p, 0) - kWindowMargin;
-    const int32_t x = shape.origin_x(q, 0) - kWindowMargin;
-    const int32_t rows =
-        min(shape.origin_y(last_p, shape.R - 1) + kWindowMargin + 2 - y, kWindowPixels / 2);
-    columns_ = min(shape.origin_x(last_q, shape.S - 1) + kWindowMargin + 2 - x,
-                   kWindowPixels / rows);
-    origin_ = y * columns_ + x;
-    const int32_t image0 = __shfl_sync(~0u, own.n, lane_ / 4);
-    const int32_t image1 = __shfl_sync(~0u, own.n, lane_ / 4 + 8);
-    const bool own_image = image0 == first.n && image1 == first.n;
-    top_ = y;
-    bottom_ = own_image ? y + rows - 1 : y;  // nothing is in between
-    left_ = x;
-    right_ = x + columns_ - 1;
-    if (threadIdx.x != 0) return;
-    window_->y = y;
-    window_->x = x;
-    window_->rows = rows;
-    window_->columns = columns_;
-  }
-
-  // A warp copies whole rows, four pixels at a time.
-  __device__ __forceinline__ void fill_window() {
-    const ConvShape& shape = params_.shape;
-    __syncthreads();  // no warp reads the slice before
-    const int64_t pixel_bytes = params_.layout.channels * kElementBytes;
-    const int32_t byte = lane_ % kSliceVectors * kVectorBytes;
-    const bool there = byte < group_bytes() - slice_;
-    const int32_t rows = window_->rows, columns = columns_, top = window_->y, left = window_->x;
-    const uint8_t* const image =
-        static_cast<const uint8_t*>(params_.input) +
-        (window_->first.n * int64_t{shape.H} * shape.W + left) * pixel_bytes +
-        group_ * params_.layout.group_channels * kElementBytes + slice_ + byte;
-    const uint32_t to = ptx::shared_address(window_->pixel[0]) + byte;
-    for (int32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
-      const int32_t y = top + row;
-      const bool row_there = there && y >= 0 && y < shape.H;
-      const uint8_t* const from = image + int64_t{y} * shape.W * pixel_bytes;
-#pragma unroll 4
-      for (int32_t i = lane_ / kSliceVectors; i < columns; i += 32 / kSliceVectors) {
-        const bool copies = row_there && left + i >= 0 && left + i < shape.W;
-        ptx::copy_vector_or_zeros(to + (row * columns + i) * kSliceBytes,
-                                  copies ? from + i * pixel_bytes : params_.input, copies);
-      }
-    }
-    ptx::wait_for_copies();
-    __syncthreads();
-  }
-
-  __device__ __forceinline__ int32_t group_bytes() const {
-    return params_.layout.group_channels * kElementBytes;
-  }
-
-  __device__ __forceinline__ void advance(bool more) {
-    const ConvShape& shape = params_.shape;
-    x_[0] += shape.dil_w;
-    x_[1] += shape.dil_w;
-    if (++kernel_column_ < shape.S) return;
-    kernel_column_ = 0;
-    const bool last = ++kernel_row_ == shape.R;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      x_[r] -= shape.S * shape.dil_w;
-      y_[r] += (last ? 1 - shape.R : 1) * shape.dil_h;
-    }
-    if (!last) return;
-    kernel_row_ = 0;
-    slice_ += kSliceBytes;
-    if constexpr (kWindowPixels > 0) {
-      if (more) fill_window();
-    }
-  }
-
   // The step whose offsets are loaded next; it stays at the last one.
-  __device__ __forceinline__ void advance_maps() {
-    if (++map_tap_ < params_.shape.taps()) return;
-    if (map_slice_ + kSliceBytes >= group_bytes()) {
-      --map_tap_;
+  __device__ __forceinline__ void advance_raw() {
+    if (++raw_tap_ < params_.shape.taps()) return;
+    if (raw_left_ <= kSliceBytes) {
+      --raw_tap_;
       return;
     }
-    map_tap_ = 0;
-    map_slice_ += kSliceBytes;
+    raw_tap_ = 0;
+    raw_left_ -= kSliceBytes;
     locate_maps();
   }
 
   // The first map of the offset group of each vector of that step.
   __device__ __forceinline__ void locate_maps() {
+    const int32_t end = (group_ + 1) * params_.layout.group_channels;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int32_t byte = map_slice_ + LaneVectors::byte(lane_, i);
-      const int32_t channel = group_ * params_.layout.group_channels +
-                              (byte < group_bytes() ? byte : map_slice_) / kElementBytes;
+      const int32_t byte = LaneVectors::byte(lane_, i);
+      const int32_t channel = end - (raw_left_ - (byte < raw_left_ ? byte : 0)) / kElementBytes;
       map_[i] = params_.offset_group.quotient(channel) * params_.shape.taps();
     }
   }
@@ -223,96 +114,92 @@ class NarrowGather {
     return static_cast<const uint8_t*>(map.data) +
            map_index(map, pixel, 0) * (is_short(map) ? 2 : 4);
   }
-  static __device__ __forceinline__ float wide(bool is_short, uint32_t loaded) {
+  // `step`: bytes from channel to channel.
+  static __device__ __forceinline__ uint32_t load_map(const SamplingMap& map, const uint8_t* pixel,
+                                                      int32_t channel, int32_t step) {
+    const uint8_t* from = ptx::step_ahead(pixel, channel, step);
+    if (is_short(map)) return __ldg(reinterpret_cast<const uint16_t*>(from));
+    return __ldg(reinterpret_cast<const uint32_t*>(from));
+  }
+  static __device__ __forceinline__ float value_of(const SamplingMap& map, uint32_t loaded) {
     if constexpr (kElementBytes == 2) {
-      if (is_short) return Math::wide(loaded);
+      if (is_short(map)) return Math::wide(loaded);
     }
     return __uint_as_float(loaded);
   }
 
-  // Offsets and masks of the next step.
-  __device__ __forceinline__ void load_maps() {
-    is_short(params_.offset) ? load_offsets<uint16_t>() : load_offsets<uint32_t>();
-    if (params_.mask.data == nullptr) return;
-    is_short(params_.mask) ? load_masks<uint16_t>() : load_masks<uint32_t>();
-  }
-  template <typename Bits>
-  __device__ __forceinline__ void load_offsets() {
-    const int32_t step = params_.offset.stride_c * static_cast<int32_t>(sizeof(Bits));
+  // Offsets and masks of row r; they are planned by the next call of plan(r).
+  __device__ __forceinline__ void load_raw(int r) {
+    const int32_t offset_step = params_.offset.stride_c * (is_short(params_.offset) ? 2 : 4);
+    const int32_t mask_step = params_.mask.stride_c * (is_short(params_.mask) ? 2 : 4);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int32_t map = map_[i % 2] + map_tap_;
-      const uint8_t* from = ptx::step_ahead(offset_[i / 2], 2 * map, step);
-      dy_[i / 2][i % 2] = ptx::load_now<Bits>(from);
-      dx_[i / 2][i % 2] = ptx::load_now<Bits>(from + step);
-    }
-  }
-  template <typename Bits>
-  __device__ __forceinline__ void load_masks() {
-    const int32_t step = params_.mask.stride_c * static_cast<int32_t>(sizeof(Bits));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int32_t map = map_[i % 2] + map_tap_;
-      modulation_[i / 2][i % 2] =
-          ptx::load_now<Bits>(ptx::step_ahead(mask_[i / 2], map, step));
+    for (int i = 0; i < 2; ++i) {
+      const int32_t map = map_[i] + raw_tap_;
+      dy_[r][i] = load_map(params_.offset, offset_[r], 2 * map, offset_step);
+      dx_[r][i] = load_map(params_.offset, offset_[r], 2 * map + 1, offset_step);
+      if (params_.mask.data != nullptr) {
+        modulation_[r][i] = load_map(params_.mask, mask_[r], map, mask_step);
+      }
     }
   }
 
-  __device__ __forceinline__ void read_window(const Point (&point)[4],
-                                              uint32_t (&value)[4][4]) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const WindowSample sample = make_window_sample(point[i].y, point[i].x, point[i].mask);
-      const int32_t pixel = sample.y0 * columns_ + sample.x0 - origin_;
-      const uint8_t* const above = window_->pixel[0] + pixel * kSliceBytes +
-                                   LaneVectors::byte(lane_, i % 2);
-      const uint8_t* const below = above + columns_ * kSliceBytes;
-      uint4 corner[4];
-      corner[0] = *reinterpret_cast<const uint4*>(above);
-      corner[1] = *reinterpret_cast<const uint4*>(above + kSliceBytes);
-      corner[2] = *reinterpret_cast<const uint4*>(below);
-      corner[3] = *reinterpret_cast<const uint4*>(below + kSliceBytes);
-      Math::mix(corner, weights_of(sample.weight), value[i]);
-    }
-  }
-
-  // Missing vectors, and samples outside the image, are worth 0.
-  __device__ __forceinline__ void read_image(const Point (&point)[4],
-                                             uint32_t (&value)[4][4]) const {
+  __device__ __forceinline__ void plan(int r) {
     const ConvShape& shape = params_.shape;
+    const int32_t kernel_row = params_.kernel_width.quotient(tap_);
+    const int32_t kernel_column = tap_ - kernel_row * shape.S;
     const uint32_t pixel_bytes = params_.layout.channels * kElementBytes;
-    const uint32_t row_bytes = shape.W * pixel_bytes;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < 2; ++i) {
+      const float m =
+          params_.mask.data == nullptr ? 1.f : value_of(params_.mask, modulation_[r][i]);
       const FusedSample sample =
-          fused_sample(point[i].y, point[i].x, point[i].mask, shape.H, shape.W, row_bytes,
-                       pixel_bytes, image_base_[i / 2]);
-      const int32_t byte = slice_ + LaneVectors::byte(lane_, i % 2);
-      const bool there = byte < group_bytes();
-      uint4 corner[4];
-      load_corners(image_ + (there ? byte : slice_), sample.corner, corner);
-      Math::mix(corner, Math::weights(sample.weight), value[i]);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) value[i][k] = sample.outside || !there ? 0 : value[i][k];
+          fused_sample(y_[r] + static_cast<float>(kernel_row * shape.dil_h) +
+                           value_of(params_.offset, dy_[r][i]),
+                       x_[r] + static_cast<float>(kernel_column * shape.dil_w) +
+                           value_of(params_.offset, dx_[r][i]),
+                       exists_[r] ? m : 0.f, shape.H, shape.W, shape.W * pixel_bytes, pixel_bytes,
+                       image_base_[r]);
+      weight_[r][i] = Math::weights(sample.weight);
+      planned_[i] = sample.corner;
+      empty_[r][i] = sample.outside || !exists_[r] || LaneVectors::byte(lane_, i) >= left_;
     }
   }
-  static __device__ __forceinline__ uint4 weights_of(const float (&w)[4]) {
-    return Math::weights({w[0], w[1], w[2], w[3]});
+
+  // Of the samples planned last.
+  __device__ __forceinline__ void load_corners() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) dcn::load_corners(vectors_.at[i], planned_[i], corner_[i]);
+  }
+
+  __device__ __forceinline__ void mix(int r, uint32_t (&value)[4][4]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) Math::mix(corner_[i], weight_[r][i], value[2 * r + i]);
+    if (!__any_sync(~0u, empty_[r][0] || empty_[r][1])) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        value[2 * r + i][k] = empty_[r][i] ? 0 : value[2 * r + i][k];
+      }
+    }
   }
 
   const FpropParams& params_;
   const int lane_;
   const int32_t group_;
-  SliceWindow* const window_;
-  int32_t origin_, columns_;             // of the window: its pixel (0, 0) of the image, the pitch
-  float top_, bottom_, left_, right_;    // of corners 0 in the window
-  const uint8_t* image_;                 // of the warp's first row; channel 0 of the group
-  uint32_t image_base_[2];               // of this lane's rows: bytes from `image_`
-  float y_[2], x_[2];                    // of the tap without its offset
+  bool exists_[2];                       // of this lane's rows
+  uint32_t image_base_[2];               // bytes from the warp's first image
+  float y_[2], x_[2];                    // of the first tap without its offset
   const uint8_t *offset_[2], *mask_[2];  // channel 0 of the maps
-  int32_t kernel_row_, kernel_column_, slice_;          // slice: bytes from the group
-  int32_t map_tap_, map_slice_, map_[2];                // of the step whose offsets are loaded next
-  uint32_t dy_[2][2], dx_[2][2], modulation_[2][2];     // of the next step: [row][vector]
+  int32_t tap_, left_;                   // left: bytes of the group from the slice on
+  int32_t raw_tap_, raw_left_;           // the same of the step whose offsets are loaded next
+  int32_t map_[2];
+  LaneVectors vectors_;
+  uint32_t dy_[2][2], dx_[2][2], modulation_[2][2];  // [row][vector]
+  uint4 weight_[2][2];                               // [row][vector]
+  bool empty_[2][2];
+  uint4 planned_[2],
+      corner_[2][4];  // of one row: the offsets planned last, the corners on their way
 };
 
 }  // namespace dcn

@@ -110,18 +110,6 @@ __device__ __forceinline__ const uint8_t* step_ahead(const uint8_t* from, int32_
   return there;
 }
 
-// A load that stays where it stands.
-template <typename Bits>
-__device__ __forceinline__ uint32_t load_now(const uint8_t* from) {
-  uint32_t value;
-  if constexpr (sizeof(Bits) == 2) {
-    asm volatile("ld.global.nc.u16 %0, [%1];" : "=r"(value) : "l"(from));
-  } else {
-    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(from));
-  }
-  return value;
-}
-
 // mma.sync, 16 rows x 8 channels, sums in f32. `a` is four registers of a fragment.
 #define DCN_MMA(NAME, SHAPE)                                                                 \
   struct NAME {                                                                              \

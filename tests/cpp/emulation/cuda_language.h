@@ -107,6 +107,7 @@ inline uint32_t __ballot_sync(uint32_t, bool vote) {
   return result;
 }
 inline bool __any_sync(uint32_t mask, bool vote) { return __ballot_sync(mask, vote) != 0; }
+inline bool __all_sync(uint32_t mask, bool vote) { return __ballot_sync(mask, !vote) == 0; }
 template <typename T>
 T emulated_shuffle(T value, int from) {
   static_assert(sizeof(T) <= 8);

@@ -69,9 +69,10 @@ inline const uint8_t* step_ahead(const uint8_t* from, int32_t steps, int32_t byt
   return from + int64_t{steps} * bytes;
 }
 
-template <typename Bits>
-uint32_t load_now(const uint8_t* from) {
-  return __ldg(reinterpret_cast<const Bits*>(from));
+inline void load_map(bool exists, bool is_short, const uint8_t* from, uint32_t& value) {
+  if (!exists) return;
+  value = is_short ? __ldg(reinterpret_cast<const uint16_t*>(from))
+                   : __ldg(reinterpret_cast<const uint32_t*>(from));
 }
 
 // Kernels follow one another.

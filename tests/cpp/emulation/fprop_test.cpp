@@ -20,9 +20,9 @@ constexpr Sizes kSizes[] = {
     {1, 8, 7, 7, 64, 7, 7, 1, 1, 1, 3},
 };
 
-// Offset groups narrower than a slice, of 8, 4, 6, 10, 15, 16 and 32 channels: lanes plan samples of
-// their own. The first image is large enough for warps whose samples are all inside it; others are
-// smaller than a tile.
+// Offset groups narrower than a slice, of 8, 4, 6, 10, 15, 16 and 32 channels: lanes plan samples
+// of their own. The first image is large enough for warps whose samples are all inside it; others
+// are smaller than a tile.
 constexpr Sizes kNarrowSizes[] = {
     {1, 64, 21, 40, 72, 3, 3, 1, 8},
     {3, 32, 4, 3, 40, 3, 3, 1, 8},
@@ -81,8 +81,9 @@ TYPED_TEST(Fprop, EveryNarrowTile) {
 
 TYPED_TEST(Fprop, NoNumberStaysWhereItBelongs) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  for (const Sizes& sizes : {Sizes{1, 64, 9, 9, 64}, Sizes{1, 20, 9, 9, 64},
-                             Sizes{1, 64, 9, 9, 64, 3, 3, 1, 8}, Sizes{1, 30, 20, 40, 64, 3, 3, 1, 5}}) {
+  for (const Sizes& sizes :
+       {Sizes{1, 64, 9, 9, 64}, Sizes{1, 20, 9, 9, 64}, Sizes{1, 64, 9, 9, 64, 3, 3, 1, 8},
+        Sizes{1, 30, 20, 40, 64, 3, 3, 1, 5}}) {
     Convolution conv(sizes, kBits<TypeParam>, 2.f, 1);
     conv.image[1000] = kInfinity;
     conv.image[2] = kInfinity;  // samples outside the image read its first pixel
