@@ -15,8 +15,8 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 // Of all pieces together; the bias gradient's partial sums take less than what is left of 64.
 constexpr int64_t kMostWorkspace = 63 * kMiB;
 
-// Nanoseconds on an H200: a tile's lists and its stores.
-constexpr int64_t kTileNs = 5000;
+// Nanoseconds on an H200: a tile's plans and its stores.
+constexpr int64_t kTileNs = 7000;
 
 // Where fused is quicker than im2col_gemm (H200, 3x3 kernels, one offset group). A smaller call
 // lasts as long as its dozen launches: 2 x 64 x 32 x 32 takes 71 us by im2col_gemm, 99 by fused.
@@ -46,7 +46,7 @@ DgradPlan dgrad_candidate(const ConvShape& chunk, const FusedLayout& grad_layout
   plan.split_k = split_k;
   plan.images = chunk.N;
   plan.landing_bytes = landing_bytes(chunk, chunk.N, grad_layout.channels);
-  plan.irregular_bytes = irregular_bytes(chunk.input_pixels());
+  plan.irregular_bytes = irregular_bytes(dgrad_rows(transposed(chunk)));
   return plan;
 }
 
@@ -54,7 +54,7 @@ DgradPlan dgrad_candidate(const ConvShape& chunk, const FusedLayout& grad_layout
 int64_t estimate(const ConvShape& chunk, const DgradPlan& plan, FusedMath math, int32_t all_steps,
                  int multiprocessors) {
   const FpropTile& tile = kDgradTiles[plan.tile];
-  const int64_t tiles = tiles_of(chunk.input_pixels(), tile.pixels) * chunk.G *
+  const int64_t tiles = tiles_of(dgrad_rows(transposed(chunk)), tile.pixels) * chunk.G *
                         tiles_of(chunk.channels_per_group(), tile.channels);
   const int64_t rounds = tiles_of(tiles, clusters_at_once(multiprocessors, plan.split_k));
   return rounds * (tiles_of(all_steps, plan.split_k) * step_ns(tile, math) + kTileNs +

@@ -22,7 +22,7 @@ int64_t estimate(const ConvShape& shape, FusedMath math, const OgradTile& tile, 
   const int64_t columns = std::max<int64_t>(multiprocessors / (int64_t{shape.D} * parts), 1);
   const int64_t waves = std::max<int64_t>(int64_t{shape.D} * parts / multiprocessors, 1);
   const int64_t rounds = tiles_of(tiles_of(shape.output_pixels(), 64 * tile.warpgroups), columns);
-  return rounds * waves * (steps * tile.step_ns + kTileNs);
+  return rounds * waves * (steps * tile.step_ns[element_bytes(math) / 4] + kTileNs);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ namespace dcn {
 struct WgradTile {
   int units;
   int channels;    // output channels
-  int unit_warps;  // that share the pixels of a unit: a warpgroup in 16 bits, two warps in f32
+  int unit_warps;  // that share the pixels of a unit: a warpgroup in 16 bits, one or two in f32
   // Nanoseconds of a step of a CTA with 16-bit, tf32 and 3xTF32 arithmetic, on an H200 whose
   // multiprocessors are all at it. 0: not compiled.
   int step_ns[3];
@@ -24,15 +24,17 @@ constexpr WgradTile kWgradTiles[] = {
     {2, 128, 4, {1600, 0, 0}},
     // A gather serves 256 channels.
     {2, 256, 4, {1670, 0, 0}},
-    // Estimates. Three products have no registers for 128 channels.
-    {4, 64, 2, {0, 1500, 2500}},
-    {4, 128, 2, {0, 2500, 0}},
+    {8, 64, 1, {0, 2600, 3600}},
+    {8, 128, 1, {0, 3600, 0}},
+    // Three products have no registers for more, and units are gathered for 128 channels.
+    {4, 128, 2, {0, 0, 2600}},
+    {4, 256, 2, {0, 2450, 0}},
 };
 constexpr int kWgradTileCount = sizeof(kWgradTiles) / sizeof(kWgradTiles[0]);
 
-constexpr int kStepPixels = 64;
-// Sums of a unit that a CTA leaves: a warpgroup has one, of two warps each has its own.
-constexpr int unit_sums(const WgradTile& tile) { return tile.unit_warps == 4 ? 1 : 2; }
+constexpr int kStepPixels = 64;  // output pixels of a step in 16 bits
+// In f32 a row of 128 bytes.
+constexpr int step_pixels(const WgradTile& tile) { return tile.unit_warps < 4 ? 32 : kStepPixels; }
 constexpr int kGradStages = 3;  // tiles of the gradient on their way or in use
 
 constexpr int step_ns(const WgradTile& tile, FusedMath math) {
@@ -50,11 +52,11 @@ inline WgradWork wgrad_work(const ConvShape& shape, const FusedLayout& layout,
                             const WgradTile& tile) {
   return {shape.G, tiles_of(layout.steps, tile.units),
           tiles_of(shape.output_channels_per_group(), tile.channels),
-          tiles_of(shape.output_pixels(), kStepPixels)};
+          tiles_of(shape.output_pixels(), step_pixels(tile))};
 }
 // Sums that a CTA leaves of a tile.
 constexpr int64_t segment_bytes(const WgradTile& tile, int element_bytes) {
-  return int64_t{tile.units} * unit_sums(tile) * (kSliceBytes / element_bytes) * tile.channels * 4;
+  return int64_t{tile.units} * (kSliceBytes / element_bytes) * tile.channels * 4;
 }
 
 }  // namespace dcn

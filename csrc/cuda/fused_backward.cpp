@@ -110,6 +110,8 @@ class Backward {
       landing.grad_dtype = dtype_of(call_.input);
       landing.grad_channels = grad_layout_.channels;
       landing.workspace = workspace_.landing;
+      auto* const irregular = reinterpret_cast<IrregularTiles*>(counters);
+      landing.heavy_count = &irregular->heavy_bins;
       C10_CUDA_CHECK(launch_landing_lists(landing, stream));
 
       DgradParams params{};
@@ -122,7 +124,7 @@ class Backward {
                       int64_t{first} * shape_.H * shape_.W * shape_.C * gradient.element_size();
       params.nchw = nchw;
       params.split_k = plan.split_k;
-      params.irregular = reinterpret_cast<IrregularTiles*>(counters);
+      params.irregular = irregular;
       counters += plan.irregular_bytes;
       params.lists = landing_lists(landing);
       params.channels_per_offset_group = shape_.channels_per_offset_group();

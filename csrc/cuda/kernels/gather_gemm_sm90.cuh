@@ -15,7 +15,7 @@
 // nothing but the gather is in the step's way: no exchange between lanes, no barrier of the CTA.
 //
 // A Config names Math, Params (an FpropParams or more), Gather, Weights, tile, the constants used
-// below, the shared memory of a CTA, and which tiles are walked.
+// below, the shared memory of a CTA, which tiles are walked, and which pixel a row of a tile is.
 #pragma once
 
 #include "fprop_launch.h"
@@ -37,18 +37,32 @@ __device__ __forceinline__ void add_to(float (&totals)[kTotals], const float (&s
   }
 }
 
+// Whether a lane's values have their halves of the slice swapped. Where none has, a number that no
+// thread has decides: were fragments mere copies of values, the compiler would have values written
+// to the registers of fragments that are being multiplied.
+template <class Config>
+__device__ __forceinline__ bool swaps_halves(int thread) {
+  if constexpr (Config::kOddRowsSwapped) return (thread & 4) != 0;
+  return Config::kOverlap && (thread & 1024) != 0;
+}
+
 // The first step of a part of the steps; the first parts have one more than the others.
 __device__ __forceinline__ int32_t first_step(const FpropParams& params, int32_t part) {
   return part * params.part_steps + min(part, params.longer_parts);
 }
 
-// Every tile of the pixels is walked.
+// Every tile of the pixels is walked, in the order of tile_row.
 struct AllTiles {
   static __device__ __forceinline__ int32_t tiles(const FpropParams& params) {
     return params.pixel_tiles;
   }
   static __device__ __forceinline__ int32_t tile_of(const FpropParams&, int32_t turn) {
     return turn;
+  }
+  static int64_t rows(const FpropParams& params) { return params.shape.output_pixels(); }
+  static __device__ __forceinline__ TileRow row_at(const FpropParams& params, uint32_t first,
+                                                   uint32_t row) {
+    return tile_row(params, first, row);
   }
 };
 
@@ -93,8 +107,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
   typename Config::Gather gather(params, plans, group, thread);
   const auto row_of = [&](int32_t tile) {
-    return tile_row(params, static_cast<uint32_t>(tile) * Config::kTilePixels,
-                    thread / 32 * kWarpPixels + thread % kWarpPixels);
+    return Config::row_at(params, static_cast<uint32_t>(tile) * Config::kTilePixels,
+                          thread / 32 * kWarpPixels + thread % kWarpPixels);
   };
 
   float sums[Config::kTileChannels / 2];
@@ -113,7 +127,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       int32_t left = min(end - step, gather.run_length(params, at));
       step += left;
       gather.begin(row_of(tile), at);
-      Config::begun(params, gather, tile);
       if (!started) {
         const float own_bias = TileBias<Config>(params, group, channel_tile).load();
         start_weights<Config>(params, weights, group, channel_tile, begin);
@@ -124,14 +137,14 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 #pragma unroll 1
       while (left-- > 0) {
         uint32_t value[4][4];
-        const uint32_t b = weights.wait();
         if constexpr (!Config::kOverlap) ptx::wgmma_wait(sums, a);
         add_to<Config>(totals, sums);
         gather.step(value, left > 0);
         // Of the step before; its fragments and weight tile are free.
         if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
         weights.release_previous();
-        to_fragments<Math>(value, thread & 4, a);
+        const uint32_t b = weights.wait();
+        to_fragments<Math>(value, swaps_halves<Config>(thread), a);
         ptx::wgmma_fence();
         multiply_step<Math>(sums, a, b, Config::kTileChannels * kSliceBytes);
         ptx::wgmma_commit();
@@ -147,6 +160,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 
     // Found again rather than kept: the loop above has no register to spare.
     asm volatile("" : "+r"(tile));
+    Config::ended(params, gather, tile, sums);
     const OutputTile<Math> out(params, bias, plans + thread / 32 * Config::kPlanBytes, group,
                                channel_tile * Config::kTileChannels, row_of(tile));
     if (params.split_k == 1) {
@@ -166,7 +180,8 @@ cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocesso
 
   cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t launch = {};
-  launch.gridDim = lay_out_grid(params, Config::tile, /*ctas=*/1, multiprocessors);
+  launch.gridDim =
+      lay_out_grid(params, Config::rows(params), Config::tile, /*ctas=*/1, multiprocessors);
   launch.blockDim = dim3(Config::kThreads);
   launch.dynamicSmemBytes = Config::shared_bytes(steps);
   launch.stream = stream;

@@ -33,6 +33,9 @@ struct OgradConfig {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTilePixels = kWarpPixels * kWarps;
   static constexpr int kParts = weight_parts(Math::kKind);
+  // Three products take long enough to be worth it that dot products of the step before are added
+  // meanwhile.
+  static constexpr bool kOverlap = kParts == 2;
   using Ring = OgradRing<kParts, kSlices, tile.stages, kWarps>;
   using Dots =
       std::conditional_t<sizeof(typename Math::Element) == 2, MmaDots<Math, tile.ahead, kRagged>,
@@ -41,11 +44,12 @@ struct OgradConfig {
       kTileAlignment + Ring::kBytes + kWarps * static_cast<int>(sizeof(OgradPlan));
 };
 
-// This lane's part of its two rows of grad, as fragments of A; zeros beyond the last slice.
+// This lane's part of its two rows of grad, as fragments of A; zeros beyond the last slice. With
+// 3xTF32 each slice's 16 registers of trailing parts follow those of the leading ones.
 template <class Math, int kSlices>
 __device__ __forceinline__ void load_grad(const OgradParams& params, const TileRow& row, int lane,
                                           int32_t group, int32_t panel,
-                                          uint32_t (&a)[16 * kSlices]) {
+                                          uint32_t (&a)[kSlices][16 * weight_parts(Math::kKind)]) {
   constexpr int kElementBytes = sizeof(typename Math::Element);
   const FusedLayout& layout = params.grad_layout;
   const int64_t pixel = int64_t{row.at.n} * params.shape.output_pixels_per_image() +
@@ -70,45 +74,55 @@ __device__ __forceinline__ void load_grad(const OgradParams& params, const TileR
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        uint32_t value = register_of(vector, i);
-        if constexpr (Math::kKind == FusedMath::kTf32) {
-          value = round_to_tf32(__uint_as_float(value));
+        const uint32_t value = register_of(vector, i);
+        const int at = half % 2 * 8 + 2 * i + r;
+        if constexpr (weight_parts(Math::kKind) == 2) {
+          split_tf32(value, a[half / 2][at], a[half / 2][16 + at]);
+        } else {
+          a[half / 2][at] = Math::rounded(value);
         }
-        a[8 * half + 2 * i + r] = value;
       }
     }
   }
 }
 
-// gcol of a step. With 3xTF32 grad is split here. Tensor cores cut off what a sum cannot hold, so
-// there they sum up a slice only, and slices are added by additions that round.
+// gcol of a step, by multiplications that are under way from start() to finish(). Tensor cores cut
+// off what a sum cannot hold, so with 3xTF32 they sum up a slice only, and slices are added by
+// additions that round.
 template <class Math, int kSlices>
-__device__ __forceinline__ void multiply_panel(float (&gcol)[kOgradChannels / 2],
-                                               uint32_t (&a)[16 * kSlices], uint32_t tiles) {
-  if constexpr (weight_parts(Math::kKind) == 1) {
+class PanelProducts {
+  static constexpr int kParts = weight_parts(Math::kKind);
+
+ public:
+  __device__ __forceinline__ void start(uint32_t (&a)[kSlices][16 * kParts], uint32_t tiles) {
     ptx::wgmma_fence();
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
-      multiply<Math>(gcol, a + 16 * s, tiles + s * kOgradTileBytes, s > 0);
+      const uint32_t tile = tiles + s * kParts * kOgradTileBytes;
+      if constexpr (kParts == 2) {
+        multiply_step<Math>(sums_[s], a[s], tile, kOgradTileBytes);
+      } else {
+        multiply<Math>(sums_[0], a[s], tile, s > 0);
+      }
     }
     ptx::wgmma_commit();
-    ptx::wgmma_wait(gcol, a);
-  } else {
-    float sums[kOgradChannels / 2];
+  }
+  __device__ __forceinline__ void finish(uint32_t (&a)[kSlices][16 * kParts],
+                                         float (&gcol)[kOgradChannels / 2]) {
 #pragma unroll
-    for (int s = 0; s < kSlices; ++s) {
-      uint32_t parts[32];
+    for (int s = 0; s < kSlices; ++s) ptx::wgmma_wait(sums_[s % kSums], a[s]);
 #pragma unroll
-      for (int i = 0; i < 16; ++i) split_tf32(a[16 * s + i], parts[i], parts[16 + i]);
-      ptx::wgmma_fence();
-      multiply_step<Math>(sums, parts, tiles + 2 * s * kOgradTileBytes, kOgradTileBytes);
-      ptx::wgmma_commit();
-      ptx::wgmma_wait(sums, parts);
+    for (int i = 0; i < kOgradChannels / 2; ++i) {
+      gcol[i] = sums_[0][i];
 #pragma unroll
-      for (int i = 0; i < kOgradChannels / 2; ++i) gcol[i] = s > 0 ? gcol[i] + sums[i] : sums[i];
+      for (int s = 1; s < kSums; ++s) gcol[i] += sums_[s][i];
     }
   }
-}
+
+ private:
+  static constexpr int kSums = kParts == 2 ? kSlices : 1;
+  float sums_[kSums][kOgradChannels / 2];
+};
 
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
@@ -154,19 +168,40 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       const TileRow row = row_of();
       const int32_t first_image = __shfl_sync(~0u, row.at.n, 0);
       const int32_t group = pass / work.panels, panel = pass - group * work.panels;
-      uint32_t a[16 * Config::kSlices];
+      uint32_t a[Config::kSlices][16 * Config::kParts];
       load_grad<Math, Config::kSlices>(params, row, lane, work.first_group + group, panel, a);
       dots.begin(static_cast<const uint8_t*>(params.image) + first_image * image_bytes +
                      ((work.first_group + group) * layout.group_channels + work.first_channel) *
                          kElementBytes,
                  params.channels * kElementBytes);
       int32_t left = work.chunks * work.taps;
+      PanelProducts<Math, Config::kSlices> products;
+      float gcol[kOgradChannels / 2];
+      if constexpr (Config::kOverlap) {
+        uint32_t tiles = ring.wait();
+        products.start(a, tiles);
+        products.finish(a, gcol);
 #pragma unroll 1
-      for (; left > 0; --left) {
-        float gcol[kOgradChannels / 2];
-        multiply_panel<Math, Config::kSlices>(gcol, a, ring.wait());
-        ring.release(params, work);
-        dots.step(gcol, left > 1);
+        for (;;) {
+          ring.release(params, work);
+          // The last time what was multiplied before once more, for nothing: with multiplications
+          // under way or not, ptxas would wait for each of them.
+          if (left > 1) tiles = ring.wait();
+          products.start(a, tiles);
+          // Passes at once; but ptxas lets no addition, which waits for loads, pass ahead of it.
+          if (left > 1) ring.wait();
+          dots.step(gcol, left > 1);
+          products.finish(a, gcol);
+          if (--left == 0) break;
+        }
+      } else {
+#pragma unroll 1
+        for (; left > 0; --left) {
+          products.start(a, ring.wait());
+          products.finish(a, gcol);
+          ring.release(params, work);
+          dots.step(gcol, left > 1);
+        }
       }
     }
     asm volatile("" : "+r"(tile));

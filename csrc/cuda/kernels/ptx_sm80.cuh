@@ -61,6 +61,9 @@ __device__ __forceinline__ void store_vector(uint32_t to, const uint32_t (&v)[4]
                "r"(v[2]), "r"(v[3])
                : "memory");
 }
+__device__ __forceinline__ void store_word(uint32_t to, uint32_t v) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
+}
 __device__ __forceinline__ void store_zero(uint32_t to) {
   asm volatile("st.shared.b32 [%0], 0;" ::"r"(to) : "memory");
 }

@@ -52,17 +52,6 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
   bulk_copy_expected(to, from, bytes, barrier);
 }
 
-// A load where `exists`; otherwise the vector stays what it is. No branch, as an `if` would be.
-__device__ __forceinline__ void load_vector_if(bool exists, const void* from, uint4& vector) {
-  asm("{\n"
-      ".reg .pred exists;\n"
-      "setp.ne.s32 exists, %5, 0;\n"
-      "@exists ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-      "}"
-      : "+r"(vector.x), "+r"(vector.y), "+r"(vector.z), "+r"(vector.w)
-      : "l"(from), "r"(static_cast<int>(exists)));
-}
-
 // The barrier that all threads of the cluster come to. Behind the wait they see what the others had
 // written before they arrived.
 __device__ __forceinline__ void cluster_arrive() {
@@ -91,6 +80,23 @@ __device__ __forceinline__ void store_sums(uint32_t to, float4 v) {
                : "memory");
 }
 
+// A value of 16 or 32 bits where `exists`; otherwise it stays what it is. No branch.
+__device__ __forceinline__ void load_map(bool exists, bool is_short, const uint8_t* from,
+                                         uint32_t& value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred narrow, wide;\n"
+      "setp.eq.s32 narrow, %2, 1;\n"
+      "setp.eq.s32 wide, %2, 2;\n"
+      "@narrow ld.global.nc.u16 %0, [%1];\n"
+      "@wide ld.global.nc.u32 %0, [%1];\n"
+      "}"
+      : "+r"(value)
+      : "l"(from), "r"(!exists    ? 0
+                       : is_short ? 1
+                                  : 2));
+}
+
 // Programmatic dependent launch: the next kernel of the stream may start now; wait until the
 // previous one has ended and its writes are visible. Older devices start kernels one by one.
 __device__ __forceinline__ void launch_dependents() {
@@ -100,6 +106,16 @@ __device__ __forceinline__ void launch_dependents() {
 }
 __device__ __forceinline__ void wait_for_previous_grid() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+// Registers of each thread of this warpgroup from here on, a multiple of 8: some warpgroups give up
+// what others take.
+template <int kRegisters>
+__device__ __forceinline__ void give_up_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -227,6 +243,34 @@ DCN_PANEL_WGMMA(PanelWgmmaF16, "f16.f16")
 DCN_PANEL_WGMMA(PanelWgmmaBF16, "bf16.bf16")
 
 #undef DCN_PANEL_WGMMA
+
+// wgmma of tiles whose rows lie along gemm_k, A and B by descriptor (tile_descriptor).
+struct TileWgmmaTF32 {
+  static __device__ __forceinline__ void mma(float (&sums)[32], uint64_t a, uint64_t b, bool add) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.s32 p, %34, 0; "
+        "wgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
+        "}, %32, %33, p, 1, 1;}"
+        : DCN_SUMS32(0)
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  }
+  static __device__ __forceinline__ void mma(float (&sums)[64], uint64_t a, uint64_t b, bool add) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.s32 p, %66, 0; "
+        "wgmma.mma_async.sync.aligned.m64n128k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
+        "," DCN_REGISTERS_32_63 "}, %64, %65, p, 1, 1;}"
+        : DCN_SUMS32(0), DCN_SUMS32(32)
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  }
+  static __device__ __forceinline__ void mma(float (&sums)[128], uint64_t a, uint64_t b, bool add) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.s32 p, %130, 0; "
+        "wgmma.mma_async.sync.aligned.m64n256k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
+        "," DCN_REGISTERS_32_63 "," DCN_REGISTERS_64_127 "}, %128, %129, p, 1, 1;}"
+        : DCN_SUMS32(0), DCN_SUMS32(32), DCN_SUMS32(64), DCN_SUMS32(96)
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  }
+};
 #undef DCN_A_AND_B
 #undef DCN_REGISTERS_64_127
 #undef DCN_REGISTERS_32_63

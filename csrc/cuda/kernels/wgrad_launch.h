@@ -22,7 +22,6 @@ inline void lay_out_steps(WgradParams& params) {
   const WgradTile& tile = kWgradTiles[params.tile];
   const WgradWork work = wgrad_work(shape, params.layout, tile);
   params.tile_units = tile.units;
-  params.unit_sums = unit_sums(tile);
   params.tile_channels = tile.channels;
   params.pixels = static_cast<uint32_t>(shape.output_pixels());
   params.units = params.layout.steps;

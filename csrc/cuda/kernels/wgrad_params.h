@@ -22,7 +22,7 @@ struct WgradParams {
   float* partial;  // sums of the segments, partial_bytes of the plan
 
   // What follows from the shape and the tile, set by the launcher.
-  int32_t tile_units, unit_sums, tile_channels;
+  int32_t tile_units, tile_channels;
   uint32_t pixels;        // of the output
   int32_t units;          // of a convolution group
   int32_t unit_tiles;     // of a group

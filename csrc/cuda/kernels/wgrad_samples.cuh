@@ -28,8 +28,8 @@ struct WgradUnit {
   int32_t left;     // channels of the block from there on
 };
 
-// kPixels of a warp in a step.
-template <class Math, int kPixels>
+// kPixels of a warp in a step of kStepPixels.
+template <class Math, int kPixels, int kStepPixels>
 class StepPlanner {
  public:
   // `row`: of the step's pixels, the first of this warp.

@@ -16,6 +16,7 @@ struct WgradConfig {
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kElementBytes = sizeof(typename Math::Element);
   static constexpr int kSliceChannels = kSliceBytes / kElementBytes;
+  static constexpr int kStepPixels = step_pixels(tile);
   static constexpr int kPlanPixels = kStepPixels / tile.unit_warps;  // that a warp gathers
   static constexpr int kPlannedSteps = 2 * (32 / kPlanPixels);       // in use, and being planned
   static constexpr int kPlanBytes = kPlannedSteps * sizeof(StepPlan<kPlanPixels>);  // of a warp
@@ -60,16 +61,15 @@ class WgradSegments {
 
   // Output pixels from the begin of a step of the segment on; below 0 beyond the last one.
   __device__ __forceinline__ int32_t pixels_left(const WgradParams& params, int32_t step) const {
-    return params.pixels - (first + step) * kStepPixels;
+    return params.pixels - (first + step) * Config::kStepPixels;
   }
 
-  // Where sums i of the tile's units go: vectors of a fragment, in the order of wgrad_sum.cu. With
+  // Where the sums of unit i of the tile go: vectors of a fragment, in the order of wgrad_sum.cu. With
   // each segment a CTA begins, or a tile, so that their numbers together are another each time.
   __device__ __forceinline__ float4* sums(const WgradParams& params, int32_t i) const {
     constexpr int kUnitVectors = Config::kSliceChannels * Config::kChannels / 4;
     return reinterpret_cast<float4*>(params.partial) +
-           (int64_t{blockIdx.x + tile_} * (Config::kUnits * unit_sums(Config::tile)) + i) *
-               kUnitVectors;
+           (int64_t{blockIdx.x + tile_} * Config::kUnits + i) * kUnitVectors;
   }
 
  private:

@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 
   GradRing<Config> grad(grad_tiles, barriers, thread);
   ptx::launch_dependents();
-  StepPlanner<Math, 16> planner(params, ring, warp % 4 * kWarpPixels, lane);
+  StepPlanner<Math, 16, kStepPixels> planner(params, ring, warp % 4 * kWarpPixels, lane);
 
   for (WgradSegments<Config> segment(params); segment.next(params);) {
     const WgradUnit at = segment.unit(params, warpgroup);

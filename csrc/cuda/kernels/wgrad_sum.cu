@@ -67,15 +67,13 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32)
     const int64_t begin = int64_t{t} * params.steps;
     const int32_t first = cta_of_step(params, begin);
     const int32_t segments = cta_of_step(params, begin + params.steps - 1) + 1 - first;
-    const int32_t count = segments * params.unit_sums;
-    const int32_t two = params.unit_sums - 1;
-    const int32_t from = count * threadIdx.z / blockDim.z;
-    const int32_t to = count * (threadIdx.z + 1) / blockDim.z;
+    const int32_t from = segments * threadIdx.z / blockDim.z;
+    const int32_t to = segments * (threadIdx.z + 1) / blockDim.z;
     const int64_t unit_vectors = int64_t{params.tile_channels} * kSliceChannels / 4;
-    const int64_t segment = params.tile_units * params.unit_sums * unit_vectors;
+    const int64_t segment = params.tile_units * unit_vectors;
     const float4* at =
         reinterpret_cast<const float4*>(params.partial) + (first + t) * segment +
-        (unit - unit_tile * params.tile_units) * params.unit_sums * unit_vectors +
+        (unit - unit_tile * params.tile_units) * unit_vectors +
         ((first_k - channel_tile * params.tile_channels) / kBlockK * kParts + part_of_slice) * 32 +
         threadIdx.x;
     float4 sum = {0.f, 0.f, 0.f, 0.f};
@@ -84,8 +82,7 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32)
 #pragma unroll
       for (int j = 0; j < kLoads; ++j) {
         const int32_t n = i + j;
-        v[j] = n < to ? __ldcg(at + (n >> two) * segment + (n & two) * unit_vectors)
-                      : float4{0.f, 0.f, 0.f, 0.f};
+        v[j] = n < to ? __ldcg(at + n * segment) : float4{0.f, 0.f, 0.f, 0.f};
       }
 #pragma unroll
       for (int j = 0; j < kLoads; ++j) add(sum, v[j]);

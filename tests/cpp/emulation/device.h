@@ -85,6 +85,8 @@ enum class Operand { kF16, kBF16, kTf32 };
 // wgmma: A in registers, which are read when the multiplication is carried out, B swizzled.
 void multiply_registers(Operand operand, float* sums, int count, const uint32_t* const (&a)[4],
                         uint32_t b, bool add);
+// wgmma: A and B swizzled.
+void multiply_tiles(Operand operand, float* sums, int count, uint32_t a, uint32_t b, bool add);
 // wgmma: A and B in panels of 64 channels, rows along gemm_k.
 void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b);
 void commit_multiplications();

@@ -34,7 +34,7 @@ DgradResult run_dgrad(const Convolution& conv, const GemmRun& run, int heavy = d
   auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, layout);
   auto packed = packed_weight<Math>(conv, /*transposed=*/true, dcn::kPieceChannels, !run.nchw);
   HostLists<Math> lists(conv, heavy);
-  auto irregular = DeviceArray<uint8_t>::zeros(dcn::irregular_bytes(back.output_pixels()));
+  auto irregular = DeviceArray<uint8_t>::zeros(dcn::irregular_bytes(dcn::dgrad_rows(back)));
   DeviceArray<Element> output(back.output_pixels() * shape.C);
 
   dcn::DgradParams params{};
@@ -46,7 +46,7 @@ DgradResult run_dgrad(const Convolution& conv, const GemmRun& run, int heavy = d
   params.nchw = run.nchw;
   params.split_k = run.split_k;
   params.irregular = reinterpret_cast<dcn::IrregularTiles*>(irregular.data());
-  params.lists = {lists.records.data(), lists.runs.data(), lists.heavy_rows.data()};
+  params.lists = {lists.records.data(), lists.starts.data(), lists.heavy_rows.data()};
   params.channels_per_offset_group = shape.channels_per_offset_group();
   if (dcn::launch_dgrad_math<Math>(params, run.tile, run.multiprocessors, nullptr) != cudaSuccess) {
     fail("no such tile");

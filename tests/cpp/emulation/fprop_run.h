@@ -25,7 +25,9 @@ std::vector<float> run_fprop(const Convolution& conv, const GemmRun& run) {
   const dcn::FusedLayout layout = dcn::fused_layout(shape, sizeof(Element));
   auto image = padded_to_device<Element>(conv.image, shape.C, shape.G, layout);
   auto bias = to_device<Element>(conv.bias);
-  auto offset = to_device<float>(conv.offset), mask = to_device<float>(conv.mask);
+  const int32_t maps = shape.D * shape.taps();
+  const DeviceMap<Math> offset(shape, conv.offset, 2 * maps, run.short_offset);
+  const DeviceMap<Math> mask(shape, conv.mask, maps, run.short_mask);
   auto packed = packed_weight<Math>(conv, /*transposed=*/false, dcn::kPieceChannels, !run.nchw);
   DeviceArray<Element> output(shape.output_pixels() * shape.K);
 
@@ -33,8 +35,8 @@ std::vector<float> run_fprop(const Convolution& conv, const GemmRun& run) {
   params.shape = shape;
   params.layout = layout;
   params.input = image.data();
-  params.offset = map_of(shape, offset.data(), 2 * shape.D * shape.taps());
-  params.mask = map_of(shape, conv.has_mask ? mask.data() : nullptr, shape.D * shape.taps());
+  params.offset = offset.map;
+  params.mask = conv.has_mask ? mask.map : map_of(shape, nullptr, maps);
   params.weight = packed.data();
   params.bias = bias.data();
   params.output = output.data();

@@ -17,6 +17,7 @@ struct GemmRun {
   int tile = 0, split_k = 1;
   int multiprocessors = 3;  // few, so that a CTA has several tiles
   bool nchw = false;
+  bool short_offset = false, short_mask = false;  // maps of the image's type, not f32
 };
 
 // What every family of kernels is tested in.
@@ -34,11 +35,28 @@ constexpr double kTolerance = Math::kKind == dcn::FusedMath::kF16    ? 2e-3
                               : Math::kKind == dcn::FusedMath::kTf32 ? 2e-3
                                                                      : 1e-6;
 
-inline dcn::SamplingMap map_of(const dcn::ConvShape& shape, const float* data, int32_t channels) {
+inline dcn::SamplingMap map_of(const dcn::ConvShape& shape, const void* data, int32_t channels,
+                               dcn::Dtype dtype = dcn::Dtype::kF32) {
   if (data == nullptr) return {nullptr, dcn::Dtype::kF32, 0, 0, 0, 0};
   const int32_t pixels = shape.output_pixels_per_image();
-  return {data, dcn::Dtype::kF32, int64_t{channels} * pixels, pixels, shape.Q, 1};
+  return {data, dtype, int64_t{channels} * pixels, pixels, shape.Q, 1};
 }
+
+// A map in memory, in f32 or in Math's type.
+template <class Math>
+struct DeviceMap {
+  DeviceMap(const dcn::ConvShape& shape, const std::vector<float>& values, int32_t channels,
+            bool is_short)
+      : wide(to_device<float>(values)), narrow(to_device<typename Math::Element>(values)) {
+    constexpr auto kShort =
+        Math::kKind == dcn::FusedMath::kBF16 ? dcn::Dtype::kBF16 : dcn::Dtype::kF16;
+    map = is_short ? map_of(shape, narrow.data(), channels, kShort)
+                   : map_of(shape, wide.data(), channels);
+  }
+  DeviceArray<float> wide;
+  DeviceArray<typename Math::Element> narrow;
+  dcn::SamplingMap map;
+};
 
 // The weight in the order of the steps, for the forward pass or the transposed convolution, from
 // [K, C/G, R, S] in memory or, with `channels_last`, [K, R, S, C/G].

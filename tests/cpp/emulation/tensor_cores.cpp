@@ -7,6 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -19,17 +20,24 @@ namespace {
 
 constexpr int kLanes = 32, kRows = 16, kMostColumns = 256, kMostDepth = 16;
 
+enum class Form { kRegisters, kTiles, kPanels };  // of A; B is tiles or panels
 struct Multiplication {
+  int sums;  // which of Pending::sums
   Operand operand;
+  Form form;
   const uint32_t* a_registers[4];
-  uint32_t a_panel, b;
-  bool from_registers, add;
+  uint32_t a, b;
+  bool add;
+};
+// Sums that a thread adds to.
+struct Sums {
+  float* to;
+  int count;
+  std::vector<float> values;
 };
 // What a thread has under way.
 struct Pending {
-  float* sums = nullptr;
-  int count = 0;
-  std::vector<float> values;  // of `sums`
+  std::vector<Sums> sums;
   std::vector<Multiplication> multiplications;
 };
 thread_local Pending pending[1024];
@@ -81,13 +89,15 @@ T shared_value(uint32_t address) {
   std::memcpy(&value, shared_at(swizzled), sizeof value);
   return value;
 }
+float tile_value(Operand operand, uint32_t tile, int row, int k) {
+  return operand == Operand::kTf32
+             ? as_tf32(shared_value<uint32_t>(tile + row * 128 + k * 4))
+             : value_of(operand, shared_value<uint16_t>(tile + row * 128 + k * 2));
+}
 void set_b_from_tile(Operand operand, uint32_t tile) {
   for (int column = 0; column < operands.columns; ++column) {
     for (int k = 0; k < operands.depth; ++k) {
-      operands.b[k][column] =
-          operand == Operand::kTf32
-              ? as_tf32(shared_value<uint32_t>(tile + column * 128 + k * 4))
-              : value_of(operand, shared_value<uint16_t>(tile + column * 128 + k * 2));
+      operands.b[k][column] = tile_value(operand, tile, column, k);
     }
   }
 }
@@ -131,48 +141,54 @@ void carry_out() {
   Pending* const lanes = pending + thread() / kLanes * kLanes;
   const size_t count = lanes[0].multiplications.size();
   for (int lane = 1; lane < kLanes; ++lane) {
-    if (lanes[lane].multiplications.size() != count || lanes[lane].count != lanes[0].count) {
+    if (lanes[lane].multiplications.size() != count ||
+        lanes[lane].sums.size() != lanes[0].sums.size()) {
       fail("lanes of a warp multiply different things");
     }
   }
   for (size_t i = 0; i < count; ++i) {
     const Multiplication& first = lanes[0].multiplications[i];
-    operands.columns = 2 * lanes[0].count;
+    operands.columns = 2 * lanes[0].sums[first.sums].count;
     operands.depth = depth_of(first.operand);
     for (int lane = 0; lane < kLanes; ++lane) {
       const Multiplication& own = lanes[lane].multiplications[i];
-      if (own.b != first.b || own.add != first.add) fail("lanes multiply by different tiles");
-      for (int r = 0; r < 4 && own.from_registers; ++r) {
+      if (own.b != first.b || own.add != first.add || own.sums != first.sums) {
+        fail("lanes multiply by different tiles");
+      }
+      for (int r = 0; r < 4 && own.form == Form::kRegisters; ++r) {
         set_a(own.operand, lane, r, *own.a_registers[r]);
       }
     }
-    if (first.from_registers) {
-      set_b_from_tile(first.operand, first.b);
-    } else {
-      const int first_row = static_cast<int>(thread() / kLanes % 4) * kRows;
+    const int first_row = static_cast<int>(thread() / kLanes % 4) * kRows;
+    if (first.form == Form::kPanels) {
       for (int k = 0; k < operands.depth; ++k) {
         for (int row = 0; row < kRows; ++row) {
-          operands.a[row][k] = panel_value(first.operand, first.a_panel, first_row + row, k);
+          operands.a[row][k] = panel_value(first.operand, first.a, first_row + row, k);
         }
         for (int column = 0; column < operands.columns; ++column) {
           operands.b[k][column] = panel_value(first.operand, first.b, column, k);
         }
       }
+    } else {
+      set_b_from_tile(first.operand, first.b);
+      for (int row = 0; row < kRows && first.form == Form::kTiles; ++row) {
+        for (int k = 0; k < operands.depth; ++k) {
+          operands.a[row][k] = tile_value(first.operand, first.a, first_row + row, k);
+        }
+      }
     }
-    multiply([&](int lane) { return lanes[lane].values.data(); }, first.add);
+    multiply([&](int lane) { return lanes[lane].sums[first.sums].values.data(); }, first.add);
   }
   for (int lane = 0; lane < kLanes; ++lane) lanes[lane].multiplications.clear();
 }
 
-void issue(const Multiplication& multiplication, float* sums, int count) {
+void issue(Multiplication multiplication, float* sums, int count) {
   Pending& own = pending[thread()];
-  if (own.sums == nullptr) {
-    own.sums = sums;
-    own.count = count;
-    own.values.assign(sums, sums + count);
-    for (int i = 0; i < count; ++i) sums[i] = std::numeric_limits<float>::quiet_NaN();
-  } else if (own.sums != sums || own.count != count) {
-    fail("multiplications with two sets of sums");
+  int& i = multiplication.sums;
+  while (i < static_cast<int>(own.sums.size()) && own.sums[i].to != sums) ++i;
+  if (i == static_cast<int>(own.sums.size())) {
+    own.sums.push_back({sums, count, {sums, sums + count}});
+    std::fill(sums, sums + count, std::numeric_limits<float>::quiet_NaN());
   }
   own.multiplications.push_back(multiplication);
 }
@@ -181,10 +197,13 @@ void issue(const Multiplication& multiplication, float* sums, int count) {
 
 void multiply_registers(Operand operand, float* sums, int count, const uint32_t* const (&a)[4],
                         uint32_t b, bool add) {
-  issue({operand, {a[0], a[1], a[2], a[3]}, 0, b, true, add}, sums, count);
+  issue({0, operand, Form::kRegisters, {a[0], a[1], a[2], a[3]}, 0, b, add}, sums, count);
+}
+void multiply_tiles(Operand operand, float* sums, int count, uint32_t a, uint32_t b, bool add) {
+  issue({0, operand, Form::kTiles, {}, a, b, add}, sums, count);
 }
 void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b) {
-  issue({operand, {}, a, b, false, true}, sums, count);
+  issue({0, operand, Form::kPanels, {}, a, b, true}, sums, count);
 }
 void commit_multiplications() {
   meet_warp(Meeting::kMultiply, 0, [] {
@@ -195,9 +214,8 @@ void finish_multiplications() {
   dawdle();
   meet_warp(Meeting::kMultiply, 0, carry_out);
   Pending& own = pending[thread()];
-  for (int i = 0; own.sums != nullptr && i < own.count; ++i) own.sums[i] = own.values[i];
-  own.sums = nullptr;
-  own.count = 0;
+  for (const Sums& sums : own.sums) std::copy(sums.values.begin(), sums.values.end(), sums.to);
+  own.sums.clear();
 }
 
 void multiply_warp(Operand operand, float* sums, const uint32_t* a, uint32_t b0, uint32_t b1) {
