@@ -96,15 +96,30 @@ struct PairedSample {
   bool outside;                // worth 0, whatever is read
 };
 
-// For coordinates below 2^22: y + 1.5 * 2^23, rounded down, holds floor(y) in its last bits.
+// The corner before a coordinate, which is below 2^22, and the fraction of the way from there: the
+// sum with 1.5 * 2^23, rounded down, holds the floor in its last bits.
+struct Floored {
+  int32_t corner;
+  float fraction;
+};
+DCN_HOST_DEVICE Floored floored(float at) {
+#if defined(__CUDA_ARCH__)
+  constexpr float kFloor = 12582912.f;
+  constexpr int32_t kFloorBits = 0x4B400000;
+  const float sum = __fadd_rd(at, kFloor);
+  return {__float_as_int(sum) - kFloorBits, at - (sum - kFloor)};
+#else
+  const float floor = std::floor(at);
+  return {static_cast<int32_t>(floor), at - floor};
+#endif
+}
+
 DCN_HOST_DEVICE PairedSample make_paired_sample(float y, float x, float mask, int32_t H,
                                                 int32_t W) {
   PairedSample result;
   const bool inside = y > -1.f && y < H && x > -1.f && x < W;
   const bool defined = y == y && x == x;
 #if defined(__CUDA_ARCH__)
-  constexpr float kFloor = 12582912.f;
-  constexpr int32_t kFloorBits = 0x4B400000;
   // Outside: 0 * mask, or NaN for a coordinate that is; on the first pixel.
   const float fill = defined ? 0.f : __int_as_float(0x7fffffff);
 #else
@@ -112,17 +127,9 @@ DCN_HOST_DEVICE PairedSample make_paired_sample(float y, float x, float mask, in
 #endif
   const float m = inside ? mask : mask * fill;
   result.outside = !inside && m == 0.f;
-  y = inside ? y : 0.f;
-  x = inside ? x : 0.f;
-#if defined(__CUDA_ARCH__)
-  const float floor_y = __fadd_rd(y, kFloor), floor_x = __fadd_rd(x, kFloor);
-  const int32_t y0 = __float_as_int(floor_y) - kFloorBits;
-  const int32_t x0 = __float_as_int(floor_x) - kFloorBits;
-  const float ly = y - (floor_y - kFloor), lx = x - (floor_x - kFloor);
-#else
-  const int32_t y0 = static_cast<int32_t>(std::floor(y)), x0 = static_cast<int32_t>(std::floor(x));
-  const float ly = y - y0, lx = x - x0;
-#endif
+  const Floored row = floored(inside ? y : 0.f), column = floored(inside ? x : 0.f);
+  const int32_t y0 = row.corner, x0 = column.corner;
+  const float ly = row.fraction, lx = column.fraction;
   // Both rows (columns) of corners inside, or one of them twice.
   result.two_rows = static_cast<uint32_t>(y0) < static_cast<uint32_t>(H - 1);
   result.two_columns = static_cast<uint32_t>(x0) < static_cast<uint32_t>(W - 1);
@@ -138,6 +145,31 @@ DCN_HOST_DEVICE PairedSample make_paired_sample(float y, float x, float mask, in
   result.y0 = y0 > 0 ? y0 : 0;
   result.x0 = x0 > 0 ? x0 : 0;
   return result;
+}
+
+// A sample of a window: a part of the image that is finite, and zero outside of the image. There,
+// corners are read without a look at the image's border.
+struct WindowSample {
+  int32_t y0, x0;   // of corner 0
+  float weight[4];  // times the mask
+};
+
+// Whether that holds, for a window whose corners 0 are in [top, bottom) x [left, right). A sample
+// on the line before the first row or column of pixels is outside, but has a corner among them; and
+// a mask that is not finite would make NaN of zero. Both are left to make_paired_sample.
+DCN_HOST_DEVICE bool in_window(float y, float x, float mask, float top, float bottom, float left,
+                               float right) {
+  // No && and no branch: nearly always all of it holds.
+  const bool between = (y >= top) & (y < bottom) & (x >= left) & (x < right);
+  const bool finite = (mask < 0.f ? -mask : mask) <= std::numeric_limits<float>::max();
+  return between & (y != -1.f) & (x != -1.f) & finite;
+}
+
+DCN_HOST_DEVICE WindowSample make_window_sample(float y, float x, float mask) {
+  const Floored row = floored(y), column = floored(x);
+  const float top = mask * (1.f - row.fraction), bottom = mask * row.fraction;
+  const float left = 1.f - column.fraction, right = column.fraction;
+  return {row.corner, column.corner, {top * left, top * right, bottom * left, bottom * right}};
 }
 
 }  // namespace dcn

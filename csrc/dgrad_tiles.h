@@ -5,31 +5,47 @@
 
 namespace dcn {
 
-// Lists of a warp: entries are read four at a time. 3x3 kernels at stride 1 take 200 fours where
-// samples are spread evenly.
-constexpr int kListQuads = 224;
-constexpr int kListPlanBytes =
-    (2 * kListQuads + 1) * 16 + kPlanTaps * (kWarpPixels + 1) * 4 + kWarpPixels * 4 + 12;
+// A warp has a block of kBlockSide x kBlockSide pixels of the image.
+constexpr int kBlockSide = 4;
+static_assert(kBlockSide * kBlockSide == kWarpPixels);
+inline int64_t blocks_of(int64_t length) { return tiles_of(length, kBlockSide); }
+// Rows of all tiles: the pixels of all blocks, which may reach beyond the image. `shape`: of the
+// transposed convolution.
+inline int64_t dgrad_rows(const ConvShape& shape) {
+  return shape.N * blocks_of(shape.P) * blocks_of(shape.Q) * kWarpPixels;
+}
+
+// Samples of a block, 16 at a time. Where they are spread evenly, a tap of a kernel at stride 1 has
+// 25, and nine taps take 18 batches, hardly ever more than 24.
+constexpr int kBatch = 16;
+constexpr int kPlanBatches = 26;
+constexpr int kBlockPlanBytes =
+    kPlanBatches * kBatch * 16 + 2 * kPlanTaps * 2 * kBlockSide * 4 + 64;
+
+// Lists of a warp of the second kernel, for one tap: entries are read four at a time.
+constexpr int kListQuads = 208;
+constexpr int kListPlanBytes = 2 * kListQuads * 16 + 2 * kWarpPixels * 4 + 16;
+static_assert(kListPlanBytes <= kBlockPlanBytes);
 
 constexpr FpropTile kDgradTiles[] = {
-    {64, 64, false, 4, 2, true, {1500, 1500, 2500}},
-    {256, 64, false, 4, 1, false, {3600, 3400, 0}},
-    {128, 64, false, 4, 2, true, {2000, 1900, 3200}},
-    {128, 128, false, 4, 2, true, {1600, 1700, 2800}},
-    {128, 256, false, 3, 2, true, {2250, 2300, 0}},
+    {64, 64, false, 4, 2, true, {620, 720, 1260}},
+    {256, 64, false, 4, 1, false, {1440, 1580, 0}},
+    {128, 64, false, 4, 2, true, {810, 960, 1720}},
+    {128, 128, false, 4, 2, true, {930, 1060, 2190}},
+    {128, 256, false, 3, 2, true, {1290, 1540, 0}},
 };
 constexpr int kDgradTileCount = sizeof(kDgradTiles) / sizeof(kDgradTiles[0]);
 
-// Tiles of kIrregularPixels that the second kernel computes, since their lists are too long for the
-// first one: how many, a flag for each tile, and which they are.
+// Tiles of kIrregularPixels rows that the second kernel computes, since the first one has no place
+// for their samples or no number for a sum: how many, a flag for each tile, and which they are.
 constexpr int kIrregularPixels = 64;
-constexpr int64_t irregular_bytes(int64_t pixels) {
-  return (1 + 2 * tiles_of(pixels, kIrregularPixels)) * int64_t{sizeof(int32_t)};
+constexpr int64_t irregular_bytes(int64_t rows) {
+  return (2 + 2 * tiles_of(rows, kIrregularPixels)) * int64_t{sizeof(int32_t)};
 }
 
 constexpr int64_t dgrad_shared_bytes(const FpropTile& tile, FusedMath math) {
   return kTileAlignment + tile.stages * weight_tile_bytes(tile, math) + kBarrierBytes +
-         tile.channels * 4 + tile.pixels / kWarpPixels * kListPlanBytes;
+         tile.channels * 4 + tile.pixels / kWarpPixels * kBlockPlanBytes;
 }
 constexpr bool dgrad_tile_exists(const FpropTile& tile, FusedMath math) {
   return step_ns(tile, math) > 0 && dgrad_shared_bytes(tile, math) <= kFusedSharedBytes;

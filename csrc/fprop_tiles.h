@@ -14,7 +14,7 @@ constexpr int64_t tiles_of(int64_t length, int64_t tile) { return (length + tile
 constexpr int weight_parts(FusedMath math) { return math == FusedMath::k3xTf32 ? 2 : 1; }
 
 // What a CTA of compute capability 9.0 can have of shared memory, and one of any other from 8.0 on.
-constexpr int kStaticSharedBytes = 64;  // WeightRequests and a ticket
+constexpr int kStaticSharedBytes = 64;  // WeightRequests
 constexpr int kFusedSharedBytes = 227 * 1024 - kStaticSharedBytes;
 constexpr int kFusedSharedBytesSm80 = 99 * 1024;
 
@@ -51,8 +51,8 @@ constexpr FpropTile kFpropTiles[] = {
     {128, 128, false, 4, 2, true, {844, 900, 1530}},
     // A gather serves 256 channels; 3 stages keep the L1 at 92 KB.
     {128, 256, false, 3, 2, true, {1110, 1195, 0}},
-    // Lanes that plan their own samples are bound by instructions: a third warpgroup gains 5 %.
-    {192, 64, true, 4, 1, false, {2600, 1800, 0}},
+    // Offsets of 1 pixel; at 4 pixels a step of 16-bit arithmetic takes about 3200 ns.
+    {192, 64, true, 4, 1, false, {1750, 1560, 0}},
     {128, 64, true, 4, 1, false, {0, 0, 1900}},
     {128, 128, true, 4, 1, false, {2130, 1520, 0}},
     // For 8.0. Stages hold half a weight tile.
@@ -64,22 +64,54 @@ constexpr FpropTile kFpropTiles[] = {
 };
 constexpr int kFpropTileCount = sizeof(kFpropTiles) / sizeof(kFpropTiles[0]);
 
-// CTAs that may share a tile, and where they meet.
-constexpr int kMostParts = 4;
-struct SplitTile {
-  int32_t tickets, left;  // drawn; sums left in memory
-  int32_t part_of_ticket[kMostParts - 1];
-};
+// CTAs that may share a tile, as a cluster does (split_tile.cuh).
+constexpr int kMostParts = 6;
+constexpr int kChannelsPerStore = 32;
+// Sums that a CTA leaves to the others: all but those of its share of the stores.
+constexpr int64_t exchange_bytes(const FpropTile& tile, int parts) {
+  const int stores = tile.channels / kChannelsPerStore;
+  return parts > 1 ? int64_t{stores - stores / parts} * kChannelsPerStore * tile.pixels * 4 : 0;
+}
+// What that costs, in nanoseconds on an H200: waiting for one another, and the reading of the
+// others' sums at 25 bytes a nanosecond.
+constexpr int64_t exchange_ns(const FpropTile& tile, int parts) {
+  if (parts == 1) return 0;
+  const int64_t stores = tiles_of(tile.channels / kChannelsPerStore, parts);
+  return 900 + 300 * parts + stores * (parts - 1) * kChannelsPerStore * tile.pixels * 4 / 25;
+}
+// Clusters that run at the same time, a CTA on each multiprocessor: those of an H200, whose 132
+// multiprocessors lie in groups that a cluster does not leave, or in proportion.
+constexpr int64_t clusters_at_once(int multiprocessors, int parts) {
+  constexpr int kOfAnH200[kMostParts] = {132, 66, 39, 30, 22, 17};
+  const int64_t clusters = int64_t{kOfAnH200[parts - 1]} * multiprocessors / 132;
+  return clusters > 1 ? clusters : 1;
+}
 
 constexpr int kWarpPixels = 16;
 // A warp's plan: weights and corners of kPlanTaps samples of each of its pixels, and which are
 // outside.
 constexpr int kPlanBytes = kPlanTaps * kWarpPixels * 32 + 64;
+// A tile of fprop_sm90 for narrow offset groups has no plan, but lets each warp exchange 32
+// channels in its epilogue.
+constexpr int kExchangeBytes = 32 * (kWarpPixels + 1) * 4;
+constexpr int warp_bytes(const FpropTile& tile) {
+  return tile.narrow && tile.architecture == 90 ? kExchangeBytes : kPlanBytes;
+}
+// It keeps a window of the image instead (window_gather.cuh): with what samples of a 3x3 kernel
+// touch that lie up to so many pixels from where they would without offsets. 5 and 8 pixels were
+// measured at offsets of 1 pixel, 192 pixels a tile: 105 and 120 us, and 112 us with 3.
+constexpr int kWindowMargin = 5;
+constexpr int kWindowHeader = 64;
+constexpr int window_pixels(const FpropTile& tile) {
+  if (!tile.narrow || tile.architecture == 80) return 0;
+  constexpr int kAround = 2 * kWindowMargin + 3;
+  return (tile.pixels / kWarpPixels + kAround) * (kWarpPixels + kAround);
+}
 constexpr int kTileAlignment = 1024;  // of swizzled tiles
 constexpr int kBarrierBytes = 256;
 
-// Output channels of the tiles in which the weight is packed for the kernels of 9.0. Those of a step
-// lie side by side, so that one packed weight serves whichever wider tile is chosen.
+// Output channels of the tiles in which the weight is packed for the kernels of 9.0. Those of a
+// step lie side by side, so that one packed weight serves whichever wider tile is chosen.
 constexpr int kPieceChannels = 64;
 constexpr int packed_channels(const FpropTile& tile) {
   return tile.architecture == 80 ? tile.channels : kPieceChannels;
@@ -96,6 +128,13 @@ inline int64_t packed_bytes(const ConvShape& shape, const FusedLayout& layout, F
 constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {
   return weight_parts(math) * tile.channels * kSliceBytes;
 }
+// Whether the sums of a split go where the weights were.
+constexpr bool split_fits(const FpropTile& tile, FusedMath math, int64_t steps, int parts) {
+  const int64_t least_steps = steps / parts;
+  const int64_t weight_tiles = tile.stages == 0 ? least_steps : tile.stages;
+  return least_steps > 0 &&
+         exchange_bytes(tile, parts) <= weight_tiles * weight_tile_bytes(tile, math);
+}
 constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t steps) {
   const int plans = tile.pixels / kWarpPixels;
   if (tile.architecture == 80) {
@@ -104,7 +143,8 @@ constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t st
   }
   const int64_t weight_tiles = tile.stages == 0 ? steps : tile.stages;
   return kTileAlignment + weight_tiles * weight_tile_bytes(tile, math) + kBarrierBytes +
-         tile.channels * 4 + plans * kPlanBytes;  // the bias lies between
+         tile.channels * 4 + plans * warp_bytes(tile) +  // the bias lies between
+         (tile.narrow ? kWindowHeader + window_pixels(tile) * kSliceBytes : 0);
 }
 constexpr int step_ns(const FpropTile& tile, FusedMath math) {
   return tile.step_ns[math == FusedMath::k3xTf32 ? 2 : math == FusedMath::kTf32 ? 1 : 0];

@@ -15,10 +15,8 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 // Of all pieces together; the bias gradient's partial sums take less than what is left of 64.
 constexpr int64_t kMostWorkspace = 63 * kMiB;
 
-// Nanoseconds on an H200: a tile's lists and its stores, and what a split costs (fused_plan.cpp).
-constexpr int64_t kTileNs = 5000;
-constexpr int64_t kSplitNs = 14000;
-constexpr int64_t kSumBytesPerNs = 50;
+// Nanoseconds on an H200: a tile's plans and its stores.
+constexpr int64_t kTileNs = 7000;
 
 // Where fused is quicker than im2col_gemm (H200, 3x3 kernels, one offset group). A smaller call
 // lasts as long as its dozen launches: 2 x 64 x 32 x 32 takes 71 us by im2col_gemm, 99 by fused.
@@ -38,24 +36,17 @@ bool within_offset_group(const ConvShape& shape, int channels) {
 bool dgrad_fits(const FpropTile& tile, const ConvShape& shape, FusedMath math, int32_t steps,
                 int split_k) {
   return dgrad_tile_exists(tile, math) && within_offset_group(shape, tile.channels) &&
-         split_k <= steps;
+         split_fits(tile, math, steps, split_k);
 }
 
 DgradPlan dgrad_candidate(const ConvShape& chunk, const FusedLayout& grad_layout, FusedMath math,
                           int tile, int split_k) {
-  const FpropTile& chosen = kDgradTiles[tile];
-  const int64_t tiles = tiles_of(chunk.input_pixels(), chosen.pixels) * chunk.G *
-                        tiles_of(chunk.channels_per_group(), chosen.channels);
   DgradPlan plan;
   plan.tile = tile;
   plan.split_k = split_k;
   plan.images = chunk.N;
   plan.landing_bytes = landing_bytes(chunk, chunk.N, grad_layout.channels);
-  plan.irregular_bytes = irregular_bytes(chunk.input_pixels());
-  if (split_k > 1) {
-    plan.split_bytes = tiles * sizeof(SplitTile);
-    plan.partial_bytes = tiles * (split_k - 1) * chosen.pixels * chosen.channels * 4;
-  }
+  plan.irregular_bytes = irregular_bytes(dgrad_rows(transposed(chunk)));
   return plan;
 }
 
@@ -63,12 +54,11 @@ DgradPlan dgrad_candidate(const ConvShape& chunk, const FusedLayout& grad_layout
 int64_t estimate(const ConvShape& chunk, const DgradPlan& plan, FusedMath math, int32_t all_steps,
                  int multiprocessors) {
   const FpropTile& tile = kDgradTiles[plan.tile];
-  const int64_t tiles = tiles_of(chunk.input_pixels(), tile.pixels) * chunk.G *
+  const int64_t tiles = tiles_of(dgrad_rows(transposed(chunk)), tile.pixels) * chunk.G *
                         tiles_of(chunk.channels_per_group(), tile.channels);
-  const int64_t rounds = tiles_of(tiles * plan.split_k, multiprocessors);
-  const int64_t sums = (plan.split_k - 1) * int64_t{tile.pixels} * tile.channels * 4;
-  return rounds * (tiles_of(all_steps, plan.split_k) * step_ns(tile, math) + kTileNs) +
-         (plan.split_k > 1 ? kSplitNs : 0) + sums / kSumBytesPerNs;
+  const int64_t rounds = tiles_of(tiles, clusters_at_once(multiprocessors, plan.split_k));
+  return rounds * (tiles_of(all_steps, plan.split_k) * step_ns(tile, math) + kTileNs +
+                   exchange_ns(tile, plan.split_k));
 }
 
 DgradPlan plan_dgrad(const ConvShape& shape, FusedMath math, int multiprocessors,
@@ -84,8 +74,7 @@ DgradPlan plan_dgrad(const ConvShape& shape, FusedMath math, int multiprocessors
       if (!dgrad_fits(kDgradTiles[t], shape, math, grad_layout.steps, parts)) continue;
       const DgradPlan plan = dgrad_candidate(chunk, grad_layout, math, t, parts);
       const int64_t time = estimate(chunk, plan, math, grad_layout.steps, multiprocessors);
-      const bool bounded = plan.landing_bytes + plan.partial_bytes <= allowance || parts == 1;
-      if (!bounded || time >= best_time) continue;
+      if (time >= best_time) continue;
       best = plan;
       best_time = time;
     }
@@ -99,8 +88,8 @@ DgradPlan plan_dgrad(const ConvShape& shape, FusedMath math, int multiprocessors
 int64_t workspace_bytes(const FusedBackwardPlan& plan, const ConvShape& shape) {
   const DgradPlan& dgrad = plan.dgrad;
   const int64_t chunks = dgrad.images > 0 ? tiles_of(shape.N, dgrad.images) : 0;
-  return plan.packed_bytes + plan.wgrad.partial_bytes + dgrad.landing_bytes + dgrad.partial_bytes +
-         chunks * (dgrad.split_bytes + dgrad.irregular_bytes);
+  return plan.packed_bytes + plan.wgrad.partial_bytes + dgrad.landing_bytes +
+         chunks * dgrad.irregular_bytes;
 }
 
 std::string describe(const FusedBackwardPlan& plan) {

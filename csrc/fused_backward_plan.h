@@ -19,8 +19,6 @@ struct DgradPlan {
   int split_k = 1;
   int32_t images = 0;           // of a chunk
   int64_t landing_bytes = 0;    // of a chunk
-  int64_t partial_bytes = 0;    // sums that CTAs of one tile leave for the last of them
-  int64_t split_bytes = 0;      // SplitTile of each tile, of a chunk
   int64_t irregular_bytes = 0;  // which tiles the second kernel computes, of a chunk
 };
 

@@ -18,6 +18,7 @@ namespace dcn {
 
 constexpr int kSliceBytes = 128;
 constexpr int kVectorBytes = 16;  // one load of a lane: its channels must share a sample
+constexpr int kSliceVectors = kSliceBytes / kVectorBytes;
 // Samples planned at one time by a warp, for each of its 16 pixels: 3x3 kernels at once.
 constexpr int kPlanTaps = 9;
 

@@ -32,17 +32,13 @@ bool fits(const FpropTile& tile, const ConvShape& shape, FusedMath math, const F
           int split_k) {
   if (tile.architecture == 80 && split_k > 1) return false;
   if (bytes_of_a_warp(shape, math, layout, tile.warp_pixels) >= kAddressedBytes) return false;
-  return tile_exists(tile, math) && tile.narrow == layout.narrow && split_k <= layout.steps &&
+  return tile_exists(tile, math) && tile.narrow == layout.narrow &&
+         split_fits(tile, math, layout.steps, split_k) &&
          shared_bytes(tile, math, tiles_of(layout.steps, split_k)) <= kFusedSharedBytes;
 }
 
-// What a call takes beside its steps, in nanoseconds on an H200: a tile's plans and its stores, and
-// with a split the waiting for one another and the reading of sums, 50 GB/s a CTA.
+// What a call takes beside its steps, in nanoseconds on an H200: a tile's plans and its stores.
 constexpr int64_t kTileNs = 1800;
-constexpr int64_t kSplitNs = 5000;
-constexpr int64_t kSumBytesPerNs = 50;
-// Beyond inputs and outputs, unless the packed weight alone takes more.
-constexpr int64_t kMostWorkspace = int64_t{16} << 20;
 
 // Products of a tile for one that the convolution has. Measured at 128 and 256 channels: 32 groups
 // of 8 (64 here) run 1.2 times slower than im2col_gemm, depthwise 2.4 times; one group half the
@@ -59,32 +55,36 @@ Work work_of(const ConvShape& shape, const FpropTile& tile) {
 
 FusedPlan candidate(const ConvShape& shape, const FusedLayout& layout, FusedMath math, int tile,
                     int split_k) {
-  const FpropTile& chosen = kFpropTiles[tile];
-  const Work work = work_of(shape, chosen);
   FusedPlan plan;
   plan.math = math;
   plan.tile = tile;
   plan.split_k = split_k;
-  plan.packed_bytes = packed_bytes(shape, layout, math, packed_channels(chosen));
-  if (split_k > 1) {
-    const int64_t tiles = work.pixel_tiles * work.channel_tiles;
-    plan.counter_bytes = tiles * sizeof(SplitTile);
-    plan.partial_bytes = tiles * (split_k - 1) * chosen.pixels * chosen.channels * 4;
-  }
+  plan.packed_bytes = packed_bytes(shape, layout, math, packed_channels(kFpropTiles[tile]));
   return plan;
 }
 
-// Nanoseconds. CTAs of the grid walk rounds of tiles.
+// CTAs without a split walk tiles; those of a cluster make room for the next one. Two of them share
+// a multiprocessor if they are small, and shared memory leaves the L1 its part (kernel_setup.h).
+constexpr int kSmallTile = 64;
+constexpr int64_t kSharedBytesBesideL1 = 164 * 1024;
+int64_t tiles_at_once(const FpropTile& tile, FusedMath math, int parts, int64_t steps,
+                      int multiprocessors) {
+  if (parts == 1) return multiprocessors * ctas_of(tile, math);
+  const bool two =
+      tile.pixels == kSmallTile && 2 * shared_bytes(tile, math, steps) <= kSharedBytesBesideL1;
+  return clusters_at_once(multiprocessors, parts) * (two ? 2 : 1);
+}
+
+// Nanoseconds.
 int64_t estimate(const ConvShape& shape, const FusedLayout& layout, const FusedPlan& plan,
                  int multiprocessors) {
   const FpropTile& tile = kFpropTiles[plan.tile];
   const Work work = work_of(shape, tile);
-  const int64_t rounds = tiles_of(work.pixel_tiles * work.channel_tiles * plan.split_k,
-                                  multiprocessors * ctas_of(tile, plan.math));
   const int64_t steps = tiles_of(layout.steps, plan.split_k);
-  const int64_t sums = (plan.split_k - 1) * int64_t{tile.pixels} * tile.channels * 4;
-  return rounds * (steps * step_ns(tile, plan.math) + kTileNs) + (plan.split_k > 1 ? kSplitNs : 0) +
-         sums / kSumBytesPerNs;
+  const int64_t rounds =
+      tiles_of(work.pixel_tiles * work.channel_tiles,
+               tiles_at_once(tile, plan.math, plan.split_k, steps, multiprocessors));
+  return rounds * (steps * step_ns(tile, plan.math) + kTileNs + exchange_ns(tile, plan.split_k));
 }
 
 }  // namespace
@@ -125,7 +125,6 @@ FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, const Fused
   const FusedLayout layout = fused_layout(shape, element_bytes(math));
   FusedPlan best;
   int64_t best_time = std::numeric_limits<int64_t>::max();
-  bool best_bounded = false;
   for (int t = 0; t < kFpropTileCount; ++t) {
     if (tile >= 0 && t != tile) continue;
     if (!runs_on(kFpropTiles[t], device.compute_capability, tile >= 0)) continue;
@@ -134,11 +133,9 @@ FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, const Fused
       if (!fits(kFpropTiles[t], shape, math, layout, parts)) continue;
       const FusedPlan plan = candidate(shape, layout, math, t, parts);
       const int64_t time = estimate(shape, layout, plan, device.multiprocessors);
-      const bool bounded = workspace_bytes(plan) <= kMostWorkspace || plan.partial_bytes == 0;
-      if (bounded < best_bounded || (bounded == best_bounded && time >= best_time)) continue;
+      if (time >= best_time) continue;
       best = plan;
       best_time = time;
-      best_bounded = bounded;
     }
   }
   if (best.tile < 0) throw std::invalid_argument("fused has no such tile for this shape");

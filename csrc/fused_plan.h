@@ -21,14 +21,10 @@ struct FusedPlan {
   FusedMath math = FusedMath::kF16;
   int tile = -1;  // of kFpropTiles
   int split_k = 1;
-  int64_t packed_bytes = 0;   // of the weight, where the call packs it
-  bool prepacked = false;     // the caller has done that before
-  int64_t partial_bytes = 0;  // sums that CTAs of one tile leave for the last of them
-  int64_t counter_bytes = 0;  // SplitTile of each tile
+  int64_t packed_bytes = 0;  // of the weight, where the call packs it
+  bool prepacked = false;    // the caller has done that before
 };
-inline int64_t workspace_bytes(const FusedPlan& plan) {
-  return plan.packed_bytes + plan.partial_bytes + plan.counter_bytes;
-}
+inline int64_t workspace_bytes(const FusedPlan& plan) { return plan.packed_bytes; }
 
 std::string describe(const FusedPlan& plan);
 

@@ -19,9 +19,9 @@ int64_t bins_of(const ConvShape& shape, int32_t images) {
   return int64_t{shape.D} * shape.taps() * images * (shape.H + 1) * (shape.W + 1);
 }
 
-void cut_planes(LandingPlan& plan, int64_t planes) {
-  const int64_t bins = plan.bins / planes;
-  const int64_t wanted = std::min<int64_t>(tiles_of(kLandingBlocks, planes), kMostBands);
+void cut_planes(LandingPlan& plan) {
+  const int64_t bins = plan.bins / plan.planes;
+  const int64_t wanted = std::min<int64_t>(tiles_of(kLandingBlocks, plan.planes), kMostBands);
   const int64_t bands = std::max(tiles_of(bins, kMostBandBins), wanted);
   plan.band_bins = static_cast<int32_t>(tiles_of(bins, bands));
   plan.bands = static_cast<int32_t>(tiles_of(bins, plan.band_bins));
@@ -33,10 +33,11 @@ LandingPlan landing_plan(const ConvShape& shape, int32_t images, int32_t grad_ch
   LandingPlan plan;
   plan.samples = samples_of(shape, images);
   plan.bins = bins_of(shape, images);
+  plan.planes = int64_t{shape.D} * shape.taps() * images;
   plan.most_heavy_bins = plan.samples / (kHeavyBin + 1);
   const bool in_shared_memory = shape.output_pixels_per_image() <= kMostPlaneSamples &&
                                 std::max(shape.H, shape.W) <= kMostPlaneWidth;
-  if (in_shared_memory && images > 0) cut_planes(plan, int64_t{shape.D} * shape.taps() * images);
+  if (in_shared_memory && images > 0) cut_planes(plan);
   int64_t end = 0;
   const auto take = [&](int64_t bytes) {
     const int64_t begin = end;
@@ -44,12 +45,11 @@ LandingPlan landing_plan(const ConvShape& shape, int32_t images, int32_t grad_ch
     return begin;
   };
   const int64_t counted = in_shared_memory ? 0 : sizeof(uint32_t);
-  plan.runs = take(plan.bins * kLandingRunBytes);
+  plan.starts = take((plan.bins + plan.planes) * kLandingStartBytes);
   plan.heavy_bins = take(plan.most_heavy_bins * kHeavyBinBytes);
-  plan.heavy_count = take(sizeof(uint32_t));
   const int64_t heavy_row = 4 * grad_channels * int64_t{sizeof(float)};
   plan.heavy_rows = take(std::max(plan.most_heavy_bins * heavy_row, plan.samples * counted));
-  plan.records = take(std::max(plan.samples * kLandingRecordBytes, plan.bins * counted));
+  plan.records = take(plan.samples * kLandingRecordBytes);
   plan.bytes = end;
   return plan;
 }

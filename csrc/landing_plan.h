@@ -18,7 +18,7 @@ constexpr int kHeavyBin = 64;
 
 // Bytes of what the kernels keep for a record, a bin and a heavy bin.
 constexpr int64_t kLandingRecordBytes = 16;
-constexpr int64_t kLandingRunBytes = 8;
+constexpr int64_t kLandingStartBytes = 4;
 constexpr int64_t kHeavyBinBytes = 16;
 
 // A plane, the samples of a tap and offset group in one image, is sorted in shared memory where its
@@ -33,13 +33,12 @@ constexpr int32_t kMostBands = 4;
 
 // Parts of the workspace, in bytes from its begin, which must be aligned to 256.
 struct LandingPlan {
-  int64_t samples = 0, bins = 0;  // of a chunk
+  int64_t samples = 0, bins = 0, planes = 0;  // of a chunk
   int64_t most_heavy_bins = 0;
   int32_t bands = 0, band_bins = 0;  // of a plane; 0: planes are sorted in device memory
-  int64_t runs = 0;
+  int64_t starts = 0;
   int64_t heavy_bins = 0;
-  int64_t heavy_count = 0;
-  // While planes are sorted in device memory, the two hold numbers of samples and of bins.
+  // While planes are sorted in device memory, a number for each sample.
   int64_t heavy_rows = 0;
   int64_t records = 0;
   int64_t bytes = 0;

@@ -103,7 +103,7 @@ def test_a_replayed_graph_equals_eager(case, layout, kind):
             for name, power in (("input", 1), ("weight", 1), ("bias", 1), ("offset", 2)):
                 tensors[name].mul_(factor**power)
             out.fill_(torch.nan)
-            for _ in range(3):  # counters of a split begin at zero each time
+            for _ in range(3):
                 graph.replay()
             expected = run(case, kind, tensors, tile, split_k)
             assert torch.equal(out, expected), (tile, split_k, factor)

@@ -16,7 +16,7 @@ def runs_on_dcn() -> bool:
     )
     try:
         return deform_conv2d(input, offset, weight, padding=1).dtype == torch.bfloat16
-    except NotImplementedError:
+    except RuntimeError:  # NotImplementedError up to torchvision 0.26
         return False
 
 

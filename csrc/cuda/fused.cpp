@@ -6,7 +6,6 @@
 
 #include "pack_params.h"
 #include "padded_nhwc.h"
-#include "workspace.h"
 
 namespace dcn {
 
@@ -35,24 +34,18 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   const FusedLayout layout = fused_layout(call.shape, element_bytes(plan.math));
   const auto stream = c10::cuda::getCurrentCUDAStream();
   const Tensor input = padded_nhwc(call.input, call.shape, layout);
-  const Tensor workspace = at::empty(
-      {aligned_part(plan.packed_bytes) + aligned_part(plan.partial_bytes) + plan.counter_bytes},
-      output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
-  auto* const bytes = static_cast<uint8_t*>(workspace.mutable_data_ptr());
-  auto* const partial = bytes + aligned_part(plan.packed_bytes);
-  auto* const counters = partial + aligned_part(plan.partial_bytes);
+  Tensor packed = call.packed_weight;
 
   const bool sm80 = kFpropTiles[plan.tile].architecture == 80;
   if (!plan.prepacked) {
     PackWeightParams pack = pack_params(call.shape, plan.math, call.weight);
     pack.tile_channels = packed_channels(kFpropTiles[plan.tile]);
     pack.for_mma_sync = sm80;
-    pack.packed = bytes;
-    pack.counters = reinterpret_cast<int32_t*>(counters);
-    pack.counter_count = static_cast<int32_t>(plan.counter_bytes / sizeof(int32_t));
+    packed =
+        at::empty({plan.packed_bytes},
+                  output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
+    pack.packed = packed.mutable_data_ptr();
     C10_CUDA_CHECK(launch_pack_weight(pack, stream));
-  } else if (plan.counter_bytes > 0) {
-    C10_CUDA_CHECK(cudaMemsetAsync(counters, 0, plan.counter_bytes, stream));
   }
 
   FpropParams params{};
@@ -61,14 +54,12 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   params.input = input.const_data_ptr();
   params.offset = call.offset;
   params.mask = call.mask;
-  params.weight = plan.prepacked ? call.packed_weight.const_data_ptr() : bytes;
+  params.weight = packed.const_data_ptr();
   params.prepacked = plan.prepacked;
   params.bias = bias.has_value() ? bias->const_data_ptr() : nullptr;
   params.output = output.mutable_data_ptr();
   params.nchw = !output.is_contiguous(at::MemoryFormat::ChannelsLast);
   params.split_k = plan.split_k;
-  params.partial = reinterpret_cast<float*>(partial);
-  params.split_tiles = reinterpret_cast<SplitTile*>(counters);
   const auto launch = sm80 ? launch_fprop_sm80 : launch_fprop_sm90;
   C10_CUDA_CHECK(launch(params, plan.math, plan.tile, call.multiprocessors, stream));
 }

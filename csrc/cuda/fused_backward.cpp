@@ -30,21 +30,21 @@ using at::Tensor;
 // The parts of the workspace.
 struct Workspace {
   Tensor buffer;
-  uint8_t *packed, *wgrad_partial, *landing, *dgrad_partial, *counters;
+  uint8_t *packed, *wgrad_partial, *landing, *counters;
   int64_t counter_bytes;  // of all chunks
 
   Workspace(const FusedBackwardPlan& plan, int64_t chunks, const Tensor& like) {
     const DgradPlan& dgrad = plan.dgrad;
-    counter_bytes = chunks * (dgrad.split_bytes + dgrad.irregular_bytes);
+    counter_bytes = chunks * dgrad.irregular_bytes;
     const int64_t parts[] = {plan.packed_bytes, plan.wgrad.partial_bytes, dgrad.landing_bytes,
-                             dgrad.partial_bytes, counter_bytes};
+                             counter_bytes};
     int64_t bytes = 0;
     for (const int64_t part : parts) bytes += aligned_part(part);
     buffer = at::empty({bytes},
                        like.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
     auto* next = static_cast<uint8_t*>(buffer.mutable_data_ptr());
-    uint8_t** const begins[] = {&packed, &wgrad_partial, &landing, &dgrad_partial, &counters};
-    for (int i = 0; i < 5; ++i) {
+    uint8_t** const begins[] = {&packed, &wgrad_partial, &landing, &counters};
+    for (int i = 0; i < 4; ++i) {
       *begins[i] = next;
       next += aligned_part(parts[i]);
     }
@@ -110,6 +110,8 @@ class Backward {
       landing.grad_dtype = dtype_of(call_.input);
       landing.grad_channels = grad_layout_.channels;
       landing.workspace = workspace_.landing;
+      auto* const irregular = reinterpret_cast<IrregularTiles*>(counters);
+      landing.heavy_count = &irregular->heavy_bins;
       C10_CUDA_CHECK(launch_landing_lists(landing, stream));
 
       DgradParams params{};
@@ -122,10 +124,8 @@ class Backward {
                       int64_t{first} * shape_.H * shape_.W * shape_.C * gradient.element_size();
       params.nchw = nchw;
       params.split_k = plan.split_k;
-      params.partial = reinterpret_cast<float*>(workspace_.dgrad_partial);
-      params.split_tiles = reinterpret_cast<SplitTile*>(counters);
-      params.irregular = reinterpret_cast<IrregularTiles*>(counters + plan.split_bytes);
-      counters += plan.split_bytes + plan.irregular_bytes;
+      params.irregular = irregular;
+      counters += plan.irregular_bytes;
       params.lists = landing_lists(landing);
       params.channels_per_offset_group = shape_.channels_per_offset_group();
       C10_CUDA_CHECK(

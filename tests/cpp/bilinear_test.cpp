@@ -232,5 +232,49 @@ TEST(PairedSample, OutsideIsZeroOrNan) {
   EXPECT_TRUE(std::isnan(undefined.weight[0]));
 }
 
+// A window that reaches 3 pixels beyond the image on every side.
+TEST(WindowSample, IsThePairedSample) {
+  const float mask = 0.75f;
+  for (const auto& [H, W] : {std::pair{4, 5}, {1, 1}, {1, 6}}) {
+    std::vector<float> pixels(H * W);
+    for (int i = 0; i < H * W; ++i) pixels[i] = std::sin(float(1 + i * i));
+    const auto in_image = [&](int y, int x) {
+      return y >= 0 && y < H && x >= 0 && x < W ? pixels.at(y * W + x) : 0.f;
+    };
+    for (float y = -3; y < H + 2; y += 0.125f) {
+      for (float x = -3; x < W + 2; x += 0.125f) {
+        EXPECT_EQ(in_window(y, x, mask, -3, H + 2, -3, W + 2), y != -1 && x != -1);
+        const WindowSample sample = make_window_sample(y, x, mask);
+        float value = 0;
+        for (int k = 0; k < 4; ++k) {
+          value += sample.weight[k] * in_image(sample.y0 + k / 2, sample.x0 + k % 2);
+        }
+        const PairedSample paired = make_paired_sample(y, x, mask, H, W);
+        const float wanted = paired.outside ? 0.f : read(paired, pixels, W).value;
+        EXPECT_NEAR(value, wanted, 4e-7f) << y << ", " << x << " of " << H << " x " << W;
+      }
+    }
+  }
+}
+
+TEST(WindowSample, IsWithinItAndFinite) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float inf = std::numeric_limits<float>::infinity();
+  const auto inside = [](float y, float x, float mask) {
+    return in_window(y, x, mask, -2.f, 3.f, 1.f, 6.f);
+  };
+  EXPECT_TRUE(inside(-2.f, 1.f, 0.f));
+  EXPECT_TRUE(inside(2.75f, 5.75f, -3.f));
+  for (const float bad : {nan, inf, -inf}) {
+    EXPECT_FALSE(inside(bad, 2.f, 1.f));
+    EXPECT_FALSE(inside(2.f, bad, 1.f));
+    EXPECT_FALSE(inside(2.f, 2.f, bad));
+  }
+  EXPECT_FALSE(inside(3.f, 2.f, 1.f));
+  EXPECT_FALSE(inside(-2.125f, 2.f, 1.f));
+  EXPECT_FALSE(inside(2.f, 6.f, 1.f));
+  EXPECT_FALSE(inside(2.f, 0.875f, 1.f));
+}
+
 }  // namespace
 }  // namespace dcn

@@ -36,17 +36,13 @@ TEST(LandingPlan, PartsAreAlignedAndApart) {
   for (const ConvShape& shape : kShapes) {
     const LandingPlan plan = landing_plan(shape, shape.N, 72);
     const int64_t most = plan.most_heavy_bins;
-    int64_t rows = most * 4 * 72 * 4, records = plan.samples * kLandingRecordBytes;
-    if (plan.bands == 0) {
-      rows = std::max(rows, plan.samples * 4);
-      records = std::max(records, plan.bins * 4);
-    }
+    int64_t rows = most * 4 * 72 * 4;
+    if (plan.bands == 0) rows = std::max(rows, plan.samples * 4);
     const std::vector<std::pair<int64_t, int64_t>> parts = {
-        {plan.runs, plan.bins * kLandingRunBytes},
+        {plan.starts, (plan.bins + plan.planes) * kLandingStartBytes},
         {plan.heavy_bins, most * kHeavyBinBytes},
-        {plan.heavy_count, 4},
         {plan.heavy_rows, rows},
-        {plan.records, records}};
+        {plan.records, plan.samples * kLandingRecordBytes}};
     int64_t end = 0;
     for (const auto& [begin, bytes] : parts) {
       EXPECT_EQ(begin % 256, 0);

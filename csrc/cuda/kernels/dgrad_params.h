@@ -7,11 +7,19 @@
 
 namespace dcn {
 
-// irregular_bytes of them; the count and the flags are 0 at the start.
+// irregular_bytes of them; all but the list is 0 at the start.
 struct IrregularTiles {
   int32_t count;
-  DCN_HOST_DEVICE int32_t* flags() { return &count + 1; }
+  uint32_t heavy_bins;  // of the landing lists
+  DCN_HOST_DEVICE int32_t* flags() { return &count + 2; }
   DCN_HOST_DEVICE int32_t* list(int32_t tiles) { return flags() + tiles; }
+};
+
+// Rows of tiles are pixels of blocks; blocks go through an image in strips of two rows of them,
+// column by column. Set by the launcher.
+struct BlockWalk {
+  uint32_t height, width;  // blocks of an image
+  Divisor image, strip;    // blocks
 };
 
 // The forward pass of the transposed convolution (its input is grad, its output the input
@@ -20,7 +28,8 @@ struct IrregularTiles {
 struct DgradParams : FpropParams {
   LandingLists lists;
   int32_t channels_per_offset_group;
-  int32_t channels_of_tile;  // set by the launcher
+  int32_t channels_of_tile, plane_starts;  // starts of a plane's bins; set by the launcher
+  BlockWalk blocks;
   IrregularTiles* irregular;
 };
 

@@ -1,7 +1,8 @@
 // The fused input gradient on compute capability 9.0: an implicit GEMM of the forward pass' shape,
-// from grad to the image, whose A collects the samples that touch a pixel (list_gather.cuh).
+// from grad to the image, whose A collects the samples that touch a pixel (block_gather.cuh).
 #pragma once
 
+#include "block_gather.cuh"
 #include "gather_gemm_sm90.cuh"
 #include "list_gather.cuh"
 
@@ -16,17 +17,38 @@ struct DgradConfig : AllTiles {
   static constexpr int kTilePixels = tile.pixels;
   static constexpr int kThreads = 2 * kTilePixels;
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
-  static constexpr int kPlanBytes = kListPlanBytes;  // of a warp
+  static constexpr int kPlanBytes = kBlockPlanBytes;  // of a warp
+  static constexpr bool kOddRowsSwapped = false;
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
-  using Gather = ListGather<Math, kExactSums ? 1 : tile.rows_in_flight, false>;
-  using Weights =
-      WeightRing<kTileBytes, weight_parts(Math::kKind), tile.stages, kThreads / 32>;
+  using Gather = BlockGather<Math, kExactSums ? 1 : tile.rows_in_flight>;
+  using Weights = WeightRing<kTileBytes, weight_parts(Math::kKind), tile.stages, kThreads / 32>;
 
-  // Lists the tile of a warp for the second kernel. All CTAs of a tile of pixels find the same.
-  static __device__ __forceinline__ void begun(const DgradParams& params, const Gather& gather,
-                                               int32_t tile) {
-    if (gather.regular() || threadIdx.x % 32 != 0) return;
+  static int64_t rows(const DgradParams& params) { return dgrad_rows(params.shape); }
+  static __device__ __forceinline__ TileRow row_at(const DgradParams& params, uint32_t first,
+                                                   uint32_t row) {
+    const BlockWalk& walk = params.blocks;
+    const uint32_t inside = row % kWarpPixels;
+    uint32_t rest = min(first + row, params.pixels - 1) / kWarpPixels;
+    const uint32_t n = walk.image.quotient(rest);
+    rest -= n * walk.image.value;
+    const uint32_t strip = walk.strip.quotient(rest);
+    rest -= strip * walk.strip.value;
+    const bool single = 2 * strip + 1 == walk.height;  // the last strip may be
+    const uint32_t left = single ? rest : rest / 2, top = 2 * strip + (single ? 0 : rest % 2);
+    const OutputPixel at{static_cast<int32_t>(n),
+                         static_cast<int32_t>(top * kBlockSide + inside / kBlockSide),
+                         static_cast<int32_t>(left * kBlockSide + inside % kBlockSide)};
+    return {at, first + row < params.pixels && at.p < params.shape.P && at.q < params.shape.Q};
+  }
+
+  // Lists the tile of a warp for the second kernel, where its samples did not fit or a sum is no
+  // number: where a value is none, no sum of its row is one.
+  template <class Sums>
+  static __device__ __forceinline__ void ended(const DgradParams& params, Gather& gather,
+                                               int32_t tile, const Sums& sums) {
+    const bool numbers = fabsf(sums[0]) < INFINITY && fabsf(sums[2]) < INFINITY;
+    if (__all_sync(~0u, gather.end_tile() && numbers) || threadIdx.x % 32 != 0) return;
     const int32_t tiles = tiles_of(params.pixels, kIrregularPixels);
     const int32_t found = (tile * kTilePixels + threadIdx.x / 2) / kIrregularPixels;
     IrregularTiles& irregular = *params.irregular;
@@ -41,7 +63,9 @@ struct DgradConfig : AllTiles {
 template <class Math>
 struct IrregularDgradConfig : DgradConfig<Math, 0> {
   static_assert(kDgradTiles[0].pixels == kIrregularPixels);
-  using Gather = ListGather<Math, 1, true>;
+  using Gather = ListGather<Math>;
+  static constexpr int kPlanBytes = kListPlanBytes;
+  static constexpr bool kOddRowsSwapped = true;
   static constexpr bool kOverlap = false;
 
   static __device__ __forceinline__ int32_t tiles(const DgradParams& params) {
@@ -51,7 +75,8 @@ struct IrregularDgradConfig : DgradConfig<Math, 0> {
   static __device__ __forceinline__ int32_t tile_of(const DgradParams& params, int32_t turn) {
     return params.irregular->list(tiles_of(params.pixels, kIrregularPixels))[turn];
   }
-  static __device__ __forceinline__ void begun(const DgradParams&, const Gather&, int32_t) {}
+  template <class Sums>
+  static __device__ __forceinline__ void ended(const DgradParams&, Gather&, int32_t, const Sums&) {}
 };
 
 template <class Math, int... kTile>
@@ -59,7 +84,10 @@ cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
                               cudaStream_t stream, std::integer_sequence<int, kTile...>) {
   cudaError_t result = cudaErrorInvalidValue;  // no such tile
   params.channels_of_tile = kDgradTiles[tile].channels;
-  params.walk = pixel_walk(params.shape, kDgradTiles[tile].pixels / kWarpPixels);
+  params.plane_starts = (params.shape.P + 1) * (params.shape.Q + 1) + 1;
+  const auto height = static_cast<uint32_t>(blocks_of(params.shape.P));
+  const auto width = static_cast<uint32_t>(blocks_of(params.shape.Q));
+  params.blocks = {height, width, Divisor(height * width), Divisor(2 * width)};
   const auto launch_if = [&](auto index) {
     if constexpr (dgrad_tile_exists(kDgradTiles[index()], Math::kKind)) {
       if (tile == index()) {

@@ -1,5 +1,5 @@
-// The end of a fused forward tile: sums of split tiles are exchanged, the bias is added, and each
-// output value is stored once, in the output's memory format.
+// The end of a fused forward tile: the bias is added, and each output value is stored once, in the
+// output's memory format.
 //
 // The packed weight orders a tile's channels so that a lane ends with 8 consecutive ones: sums
 // [16 * j + 4 * i + {0, 1}] are channels 32 * j + 8 * q + 2 * i + {0, 1} of row g, and those at + 2
@@ -11,21 +11,34 @@
 
 namespace dcn {
 
-constexpr int kSumsPerStore = 16;      // 8 channels of 2 rows
-constexpr int kChannelsPerStore = 32;  // of a quad
+constexpr int kSumsPerStore = 16;  // of a lane: 8 channels of 2 rows
 
-// The bias of the tile's channels, zeros where there is none; once per CTA.
+// The bias of the tile's channels, zeros where there is none, a thread's each: asked for, loaded
+// and put into shared memory, once per CTA, with other work between.
 template <class Config>
-__device__ __forceinline__ void load_bias(const FpropParams& params, float* to, int32_t group,
-                                          int32_t channel_tile) {
-  const int32_t per_group = params.shape.output_channels_per_group();
-  const auto* bias = static_cast<const typename Config::Math::Element*>(params.bias);
-  for (int32_t i = threadIdx.x; i < Config::kTileChannels; i += Config::kThreads) {
-    const int32_t k = channel_tile * Config::kTileChannels + i;
-    to[i] = bias != nullptr && k < per_group ? widen(bias[group * per_group + k]) : 0.f;
+class TileBias {
+ public:
+  __device__ __forceinline__ TileBias(const FpropParams& params, int32_t group,
+                                      int32_t channel_tile) {
+    static_assert(Config::kTileChannels <= Config::kThreads);
+    const int32_t per_group = params.shape.output_channels_per_group();
+    const int32_t k = channel_tile * Config::kTileChannels + threadIdx.x;
+    if (params.bias == nullptr || threadIdx.x >= Config::kTileChannels || k >= per_group) return;
+    from_ = static_cast<const Element*>(params.bias) + group * per_group + k;
   }
-  __syncthreads();
-}
+  __device__ __forceinline__ void prefetch() const {
+    if (from_ != nullptr) ptx::prefetch(from_);
+  }
+  __device__ __forceinline__ float load() const { return from_ != nullptr ? widen(*from_) : 0.f; }
+  static __device__ __forceinline__ void store(float value, float* to) {
+    if (threadIdx.x < Config::kTileChannels) to[threadIdx.x] = value;
+    __syncthreads();
+  }
+
+ private:
+  using Element = typename Config::Math::Element;
+  const Element* from_ = nullptr;
+};
 
 // Where a lane's two rows go.
 template <class Math>
@@ -126,79 +139,6 @@ __device__ __forceinline__ void store_tile(const OutputTile<typename Config::Mat
 #pragma unroll
     for (int i = 0; i < kSumsPerStore; ++i) own[i] = sums[j * kSumsPerStore + i];
     out.store(j, own);
-  }
-}
-
-// split_k CTAs hold sums of this tile. Each draws a ticket: the first ones leave their sums in
-// memory and go on, the last one adds them up, in the order of the parts (same bits each run), and
-// stores. It waits for CTAs that have drawn a ticket before it, so are running and wait for nobody.
-template <class Config>
-__device__ __forceinline__ void store_split_tile(const FpropParams& params,
-                                                 const OutputTile<typename Config::Math>& out,
-                                                 const float (&sums)[Config::kTileChannels / 2],
-                                                 int32_t part, int32_t tile) {
-  constexpr int kStores = Config::kTileChannels / kChannelsPerStore;
-  const int32_t parts = params.split_k;
-  SplitTile* const shared_tile = params.split_tiles + tile;
-  // [tile][ticket][store][4][thread]
-  float4* const left_sums = reinterpret_cast<float4*>(params.partial) +
-                            int64_t{tile} * (parts - 1) * kStores * 4 * Config::kThreads +
-                            threadIdx.x;
-  const auto left_by = [&](int32_t ticket, int j, int i) {
-    return left_sums + ((int64_t{ticket} * kStores + j) * 4 + i) * Config::kThreads;
-  };
-
-  __shared__ int32_t drawn;
-  __syncthreads();  // the ticket of the tile before has been read
-  if (threadIdx.x == 0) {
-    drawn = atomicAdd(&shared_tile->tickets, 1);
-    if (drawn == parts - 1) {
-      while (ptx::arrived_at(&shared_tile->left) < parts - 1) {
-      }
-    } else {
-      shared_tile->part_of_ticket[drawn] = part;
-    }
-  }
-  __syncthreads();
-  const int32_t ticket = drawn;
-  if (ticket < parts - 1) {
-#pragma unroll
-    for (int j = 0; j < kStores; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float* from = sums + j * kSumsPerStore + 4 * i;
-        __stcg(left_by(ticket, j, i), make_float4(from[0], from[1], from[2], from[3]));
-      }
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) ptx::arrive_at(&shared_tile->left);
-    return;
-  }
-  int32_t ticket_of[kMostParts] = {};  // of a part; this CTA's own is not looked up
-#pragma unroll
-  for (int t = 0; t < kMostParts - 1; ++t) {
-    const int32_t whose = t < parts - 1 ? __ldcg(shared_tile->part_of_ticket + t) : -1;
-#pragma unroll
-    for (int p = 0; p < kMostParts; ++p) ticket_of[p] = whose == p ? t : ticket_of[p];
-  }
-#pragma unroll
-  for (int j = 0; j < kStores; ++j) {
-    float total[kSumsPerStore] = {};
-#pragma unroll
-    for (int p = 0; p < kMostParts; ++p) {
-      if (p >= parts) break;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float* own = sums + j * kSumsPerStore + 4 * i;
-        const float4 add = p == part ? make_float4(own[0], own[1], own[2], own[3])
-                                     : __ldcg(left_by(ticket_of[p], j, i));
-        total[4 * i] += add.x;
-        total[4 * i + 1] += add.y;
-        total[4 * i + 2] += add.z;
-        total[4 * i + 3] += add.w;
-      }
-    }
-    out.store(j, total);
   }
 }
 

@@ -10,14 +10,14 @@
 
 namespace dcn {
 
-// Fills in what follows from the shape and the tile; returns the grid.
-inline dim3 lay_out_grid(FpropParams& params, const FpropTile& tile, int ctas,
+// Fills in what follows from the shape and the tile; returns the grid. `rows`: of all tiles.
+inline dim3 lay_out_grid(FpropParams& params, int64_t rows, const FpropTile& tile, int ctas,
                          int multiprocessors) {
   const ConvShape& shape = params.shape;
   const int64_t per_group = tiles_of(shape.output_channels_per_group(), tile.channels);
   const int64_t channel_tiles = shape.G * per_group;
-  params.pixels = static_cast<uint32_t>(shape.output_pixels());
-  params.pixel_tiles = static_cast<int32_t>(tiles_of(shape.output_pixels(), tile.pixels));
+  params.pixels = static_cast<uint32_t>(rows);
+  params.pixel_tiles = static_cast<int32_t>(tiles_of(rows, tile.pixels));
   if (params.walk.cell_height == 0) {
     params.walk = pixel_walk(shape, tile.pixels / kWarpPixels);
   }
@@ -26,7 +26,9 @@ inline dim3 lay_out_grid(FpropParams& params, const FpropTile& tile, int ctas,
   params.offset_group = Divisor(params.layout.offset_channels);
   params.part_steps = params.layout.steps / params.split_k;
   params.longer_parts = params.layout.steps % params.split_k;
-  const int64_t room = int64_t{multiprocessors} * ctas / channel_tiles / params.split_k;
+  // The CTAs of a split need their shared memory at the end, and no weights of a tile to come.
+  const int64_t room =
+      params.split_k > 1 ? params.pixel_tiles : int64_t{multiprocessors} * ctas / channel_tiles;
   const int64_t columns = std::max<int64_t>(std::min<int64_t>(params.pixel_tiles, room), 1);
   return dim3(static_cast<unsigned>(columns), static_cast<unsigned>(channel_tiles),
               static_cast<unsigned>(params.split_k));

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
   float* const bias = reinterpret_cast<float*>(
       shared_memory + Config::tile.stages * Config::kHalfBytes + kBarrierBytes);
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
-  load_bias<Config>(params, bias, group, channel_tile);
+  TileBias<Config>::store(TileBias<Config>(params, group, channel_tile).load(), bias);
   typename Config::Gather gather(params, plans, group, thread);
 
   float sums[Config::kRowTiles][Config::kTileChannels / 2];
@@ -129,7 +129,8 @@ cudaError_t launch_fprop_sm80_config(FpropParams params, int multiprocessors, cu
   const int64_t bytes = shared_bytes(tile, Config::Math::kKind, params.layout.steps);
   const cudaError_t error = set_up_kernel<dcn_fprop_sm80_kernel<Config>>(static_cast<int>(bytes));
   if (error != cudaSuccess) return error;
-  const dim3 grid = lay_out_grid(params, tile, Config::kCtas, multiprocessors);
+  const dim3 grid =
+      lay_out_grid(params, params.shape.output_pixels(), tile, Config::kCtas, multiprocessors);
   dcn_fprop_sm80_kernel<Config><<<grid, Config::kThreads, bytes, stream>>>(params);
   return cudaGetLastError();
 }

@@ -5,7 +5,7 @@
 
 #include "fused_gather.cuh"
 #include "gather_gemm_sm90.cuh"
-#include "narrow_gather.cuh"
+#include "window_gather.cuh"
 
 namespace dcn {
 
@@ -18,19 +18,20 @@ struct FpropConfig : AllTiles {
   static constexpr int kTilePixels = tile.pixels;
   static constexpr int kThreads = 2 * kTilePixels;
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
-  static constexpr int kPlanBytes = dcn::kPlanBytes;  // of a warp
+  static constexpr int kPlanBytes = warp_bytes(tile);
+  static constexpr bool kOddRowsSwapped = true;
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr int kRowsInFlight = kExactSums ? 1 : tile.rows_in_flight;
   // 3xTF32 has no registers to hold the fragments of two steps.
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
-  using Gather =
-      std::conditional_t<tile.narrow, NarrowGather<Math>, WideGather<Math, kRowsInFlight>>;
+  using Gather = std::conditional_t<tile.narrow, WindowGather<Math, window_pixels(tile)>,
+                                    WideGather<Math, kRowsInFlight>>;
   static constexpr int kParts = weight_parts(Math::kKind);
-  using Weights =
-      std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
-                         WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
+  using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
+                                     WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
 
-  static __device__ __forceinline__ void begun(const FpropParams&, const Gather&, int32_t) {}
+  template <class Sums>
+  static __device__ __forceinline__ void ended(const FpropParams&, Gather&, int32_t, const Sums&) {}
   static int64_t shared_bytes(int64_t steps) { return dcn::shared_bytes(tile, Math::kKind, steps); }
 };
 

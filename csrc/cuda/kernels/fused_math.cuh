@@ -42,21 +42,6 @@ __device__ __forceinline__ void mix_pairs(const uint4 (&corner)[4], uint4 weight
   }
 }
 
-// Adds one vector of each of four rows to a value.
-template <typename Pair>
-__device__ __forceinline__ void add_pairs(const uint4 (&from)[4], uint4 weight,
-                                          uint32_t (&value)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    Pair sum = pair_of<Pair>(value[i]);
-    sum = __hfma2(pair_of<Pair>(weight.x), pair_of<Pair>(register_of(from[0], i)), sum);
-    sum = __hfma2(pair_of<Pair>(weight.y), pair_of<Pair>(register_of(from[1], i)), sum);
-    sum = __hfma2(pair_of<Pair>(weight.z), pair_of<Pair>(register_of(from[2], i)), sum);
-    sum = __hfma2(pair_of<Pair>(weight.w), pair_of<Pair>(register_of(from[3], i)), sum);
-    value[i] = bits(sum);
-  }
-}
-
 // How values of a kind are mixed (`mix`, with `weights` in the form that it takes), and how sums
 // are rounded (`pack`), loaded bits widened (`wide`) and weights prepared (`split`).
 struct MathF16 {
@@ -71,11 +56,6 @@ struct MathF16 {
                                              uint32_t (&value)[4]) {
     mix_pairs<__half2>(corner, weight, value);
   }
-  static __device__ __forceinline__ void add(const uint4 (&from)[4], uint4 weight,
-                                             uint32_t (&value)[4]) {
-    add_pairs<__half2>(from, weight, value);
-  }
-  static __device__ __forceinline__ uint32_t rounded(uint32_t value) { return value; }
   static __device__ __forceinline__ uint32_t pack(float a, float b) {
     return bits(__floats2half2_rn(a, b));
   }
@@ -100,11 +80,6 @@ struct MathBF16 {
                                              uint32_t (&value)[4]) {
     mix_pairs<__nv_bfloat162>(corner, weight, value);
   }
-  static __device__ __forceinline__ void add(const uint4 (&from)[4], uint4 weight,
-                                             uint32_t (&value)[4]) {
-    add_pairs<__nv_bfloat162>(from, weight, value);
-  }
-  static __device__ __forceinline__ uint32_t rounded(uint32_t value) { return value; }
   static __device__ __forceinline__ uint32_t pack(float a, float b) {
     return bits(__floats2bfloat162_rn(a, b));
   }
@@ -151,19 +126,6 @@ struct MathF32 {
       sum = fmaf(__uint_as_float(weight.z), __uint_as_float(register_of(corner[2], i)), sum);
       sum = fmaf(__uint_as_float(weight.w), __uint_as_float(register_of(corner[3], i)), sum);
       value[i] = kKind == FusedMath::kTf32 ? rounded_when_cut(sum) : __float_as_uint(sum);
-    }
-  }
-  // As `mix`, added to a value that `rounded` makes one for the tensor cores at last.
-  static __device__ __forceinline__ void add(const uint4 (&from)[4], uint4 weight,
-                                             uint32_t (&value)[4]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float sum = __uint_as_float(value[i]);
-      sum = fmaf(__uint_as_float(weight.x), __uint_as_float(register_of(from[0], i)), sum);
-      sum = fmaf(__uint_as_float(weight.y), __uint_as_float(register_of(from[1], i)), sum);
-      sum = fmaf(__uint_as_float(weight.z), __uint_as_float(register_of(from[2], i)), sum);
-      sum = fmaf(__uint_as_float(weight.w), __uint_as_float(register_of(from[3], i)), sum);
-      value[i] = __float_as_uint(sum);
     }
   }
   static __device__ __forceinline__ uint32_t rounded(uint32_t value) {

@@ -46,9 +46,7 @@ struct FpropParams {
   const void* bias;    // [K], or null
   void* output;        // [N, P, Q, K], or [N, K, P, Q] where nchw
   bool nchw;
-  int32_t split_k;         // CTAs that share a tile, each with a part of the steps
-  float* partial;          // sums that all but the last leave; null without a split
-  SplitTile* split_tiles;  // zero at the start
+  int32_t split_k;  // CTAs that share a tile, each with a part of the steps
 };
 
 // NHWC [pixels, C] to [pixels, layout.channels], zeros where the layout pads.

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "landing_work.cuh"
+#include "ptx_sm90.cuh"
 
 namespace dcn {
 namespace {
@@ -74,7 +75,7 @@ class HeavySum {
       mask = mask_at(work_, plane_, at);
     }
     add();
-    const Sample<float> sample = sample_at(work_, plane_, at, bits);
+    const Sample<float> sample = sample_at(work_, point_at(work_, plane_, at, bits));
     batch_.pixel[lane_] = pixel;
     batch_.weight[lane_] = {mask * sample.weight(0), mask * sample.weight(1),
                             mask * sample.weight(2), mask * sample.weight(3)};
@@ -177,11 +178,14 @@ __global__ void __launch_bounds__(kHeavyThreads, 1)
   __shared__ float sums[kHeavyWarps][kBlockChannels];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int32_t channels = work.call.grad_channels;
-  const uint32_t items = *work.heavy_count * channel_blocks;
+#if __CUDA_ARCH__ >= 900
+  ptx::wait_for_previous_grid();  // it finds the heavy bins
+#endif
+  const uint32_t items = *work.call.heavy_count * channel_blocks;
   for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
     const uint32_t heavy = item / channel_blocks;
     const HeavyBin bin = work.heavy_bins[heavy];
-    const Plane plane = plane_at(work, work.plane_bins.quotient(bin.bin));
+    const Plane plane = plane_at(work, work.plane_starts.quotient(bin.bin));
     const uint32_t first_row = plane.image * work.pixels.value;
     const int32_t first_channel = (item - heavy * channel_blocks) * kBlockChannels;
     const int32_t channel = first_channel + lane % kRowLanes * kVec;
@@ -223,9 +227,21 @@ cudaError_t launch(const LandingWork& work, int64_t most_heavy_bins, cudaStream_
   constexpr int64_t kMostBlocks = 264;
   const int64_t channel_blocks =
       tiles_of(work.call.grad_channels * sizeof(Element), kRowLanes * kVectorBytes);
-  return launch_landing<dcn_dgrad_landing_heavy_kernel<Element>>(
-      std::min(most_heavy_bins * channel_blocks, kMostBlocks), kHeavyThreads, stream, work,
-      static_cast<uint32_t>(channel_blocks));
+  constexpr auto kKernel = dcn_dgrad_landing_heavy_kernel<Element>;
+  const cudaError_t error = set_up_kernel<kKernel>(0);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute attribute = {};
+  cudaLaunchConfig_t launch = {};
+  launch.gridDim =
+      dim3(static_cast<unsigned>(std::min(most_heavy_bins * channel_blocks, kMostBlocks)));
+  launch.blockDim = dim3(kHeavyThreads);
+  launch.stream = stream;
+  launch.attrs = &attribute;
+  launch.numAttrs = 1;
+  // There are hardly ever heavy bins: what this kernel takes is its launch.
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  return cudaLaunchKernelEx(&launch, kKernel, work, static_cast<uint32_t>(channel_blocks));
 }
 
 }  // namespace

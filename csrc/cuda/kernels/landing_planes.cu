@@ -3,12 +3,11 @@
 //   grid   the planes, each cut in bands of bins
 //   CTA    walks all samples of the plane twice, and takes those of its band. First it counts them
 //          in shared memory, and those of earlier bands in a register: where its records begin.
-//          Counts to runs; the second walk puts each record where its bin's cursor is, so records
-//          of a bin lie in order of arrival, until a thread orders them
-//
-// One launch instead of five: 12 us instead of 21 for maps of 32 x 32 on an H200, 24 instead of 40
-// for eight of 64 x 64. From 128 x 128 on both take the same, 34 us for two of them.
+//          Counts to starts; the second walk lists the pixels of each bin in shared memory, in
+//          order of arrival, and a thread for each bin orders them. Then records are written, one
+//          behind the other
 #include "landing_work.cuh"
+#include "ptx_sm80.cuh"
 
 namespace dcn {
 namespace {
@@ -30,104 +29,133 @@ struct Halves {
   }
 };
 
+// A sample's pixel is its place in the plane.
 struct PlaneSample {
-  int2 pixel;    // (p, q)
-  uint32_t bin;  // where it lands, within the plane
-  float y, x;    // coordinates
-  float top, left;
+  uint32_t pixel, bin;  // bin: where it lands, within the plane
 };
 
-// A walk over the samples of a plane, whose offsets are `Offset` in memory: what make_sample
-// (bilinear.h) says, without a branch and without conversions, which are slow. A float from 2^23 on
-// is its integer's bits; floors are taken as in make_paired_sample.
+// The samples of a plane, whose offsets are `Offset` in memory: what make_sample (bilinear.h) says,
+// without a branch and without conversions, which are slow: what a sample costs is instructions. A
+// float from 2^23 on is its integer's bits; floors are taken as in make_paired_sample.
 template <typename Offset>
-class PlaneWalk {
+class PlaneSamples {
  public:
-  __device__ __forceinline__ PlaneWalk(const LandingWork& work, const Plane& plane)
+  __device__ __forceinline__ PlaneSamples(const LandingWork& work, const Plane& plane)
       : work_(work),
         origin_y_(work.call.shape.origin_y(0, plane.r)),
         origin_x_(work.call.shape.origin_x(0, plane.s)),
-        offset_(static_cast<const Offset*>(work.call.offset.data) +
-                map_index(work.call.offset, {work.call.first_image + plane.image, 0, 0},
-                          2 * plane.map)),
-        mask_(map_index(work.call.mask, {work.call.first_image + plane.image, 0, 0}, plane.map)) {}
+        offset_(first_of(work.call.offset, work, plane, 2 * plane.map)),
+        mask_(first_of(work.call.mask, work, plane, plane.map)) {}
 
-  // Calls take(first, samples) for those of each thread, kInFlight at a time, which are pixels
-  // first + i * kPlaneThreads; beyond the last pixel they have no bin.
+  // Calls take(samples) for those of each thread, kInFlight at a time; beyond the last they have no
+  // bin.
   template <class Take>
   __device__ __forceinline__ void walk(Take take) const {
-    const SamplingMap& map = work_.call.offset;
     const uint32_t pixels = work_.pixels.value;
     for (uint32_t first = threadIdx.x; first < pixels; first += kPlaneThreads * kInFlight) {
+      Loaded loaded[kInFlight];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        loaded[i] = load(min(first + i * kPlaneThreads, pixels - 1));
+      }
       PlaneSample sample[kInFlight];
-      Offset y[kInFlight], x[kInFlight];
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
-        sample[i] = place(min(first + i * kPlaneThreads, pixels - 1));
-        const Offset* from = offset_ + index_of(map, sample[i].pixel);
-        y[i] = __ldg(from);
-        x[i] = __ldg(from + map.stride_c);
+        sample[i].pixel = first + i * kPlaneThreads;
+        sample[i].bin = sample[i].pixel < pixels ? bin_of(point_of(loaded[i])) : kNoBin;
       }
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        land(sample[i], value_of(map, y[i]), value_of(map, x[i]));
-        if (first + i * kPlaneThreads >= pixels) sample[i].bin = kNoBin;
-      }
-      take(first, sample);
+      take(sample);
     }
   }
 
-  __device__ __forceinline__ uint32_t load_mask(const PlaneSample& sample) const {
-    const SamplingMap& map = work_.call.mask;
-    return map.data == nullptr ? 0 : load_bits(map, mask_ + index_of(map, sample.pixel));
-  }
-  __device__ __forceinline__ LandingRecord record(uint32_t row, const PlaneSample& sample,
-                                                  uint32_t mask) const {
-    const SamplingMap& map = work_.call.mask;
-    return {row, sample.y - (sample.top - kFloor), sample.x - (sample.left - kFloor),
-            map.data == nullptr ? 1.f : value_of(map, mask)};
+  // Writes the records of the pixels that pixel_of(0), pixel_of(1), ... say.
+  template <class PixelOf>
+  __device__ __forceinline__ void write(LandingRecord* records, uint32_t count, uint32_t first_row,
+                                        PixelOf pixel_of) const {
+    for (uint32_t first = threadIdx.x; first < count; first += kPlaneThreads * kInFlight) {
+      Loaded loaded[kInFlight];
+      uint32_t pixel[kInFlight], mask[kInFlight];
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        pixel[i] = pixel_of(min(first + i * kPlaneThreads, count - 1));
+        loaded[i] = load(pixel[i]);
+        mask[i] = load_mask(pixel[i], loaded[i].at);
+      }
+#pragma unroll
+      for (int i = 0; i < kInFlight; ++i) {
+        const Point at = point_of(loaded[i]);
+        if (first + i * kPlaneThreads >= count) break;
+        records[first + i * kPlaneThreads] = {first_row + pixel[i], at.y, at.x, mask_of(mask[i])};
+      }
+    }
   }
 
  private:
   static constexpr float kFloor = 12582912.f;
   static constexpr uint32_t kFloorBits = 0x4B400000;
 
-  static __device__ __forceinline__ int64_t index_of(const SamplingMap& map, int2 pixel) {
-    return int64_t{pixel.x} * map.stride_h + int64_t{pixel.y} * map.stride_w;
+  struct Loaded {
+    int2 at;  // (p, q)
+    Offset y, x;
+  };
+
+  static __device__ __forceinline__ int64_t bytes_of(const SamplingMap& map, int64_t values) {
+    return values * (map.dtype == Dtype::kF32 ? 4 : 2);
   }
-  static __device__ __forceinline__ float whole(uint32_t number) {
-    return __uint_as_float(0x4B000000 | number) - 8388608.f;
+  static __device__ __forceinline__ const uint8_t* first_of(const SamplingMap& map,
+                                                            const LandingWork& work,
+                                                            const Plane& plane, int32_t channel) {
+    const OutputPixel first{work.call.first_image + plane.image, 0, 0};
+    return static_cast<const uint8_t*>(map.data) + bytes_of(map, map_index(map, first, channel));
   }
-  __device__ __forceinline__ PlaneSample place(uint32_t pixel) const {
-    const ConvShape& shape = work_.call.shape;
+  // The value of a map's plane, which begins at `first`, at a pixel.
+  static __device__ __forceinline__ const uint8_t* value_at(const SamplingMap& map, int32_t step,
+                                                            const uint8_t* first, uint32_t pixel,
+                                                            int2 at) {
+    if (step >= 0) return ptx::step_ahead(first, static_cast<int32_t>(pixel), step);
+    return first + bytes_of(map, at.x * map.stride_h + at.y * map.stride_w);
+  }
+
+  __device__ __forceinline__ Loaded load(uint32_t pixel) const {
+    const SamplingMap& map = work_.call.offset;
     const uint32_t p = work_.output_width.quotient(pixel);
-    const uint32_t q = pixel - p * work_.output_width.value;
-    PlaneSample sample;
-    sample.pixel = {static_cast<int32_t>(p), static_cast<int32_t>(q)};
-    sample.y = fmaf(whole(p), shape.stride_h, origin_y_);
-    sample.x = fmaf(whole(q), shape.stride_w, origin_x_);
-    return sample;
+    const int2 at = {static_cast<int32_t>(p),
+                     static_cast<int32_t>(pixel - p * work_.output_width.value)};
+    const auto* from =
+        reinterpret_cast<const Offset*>(value_at(map, work_.offset_step, offset_, pixel, at));
+    return {at, __ldg(from), __ldg(from + map.stride_c)};
   }
-  __device__ __forceinline__ void land(PlaneSample& sample, float dy, float dx) const {
+  __device__ __forceinline__ Point point_of(const Loaded& loaded) const {
     const ConvShape& shape = work_.call.shape;
-    sample.y += dy;
-    sample.x += dx;
-    sample.top = __fadd_rd(sample.y, kFloor);
-    sample.left = __fadd_rd(sample.x, kFloor);
-    const uint32_t y0 = __float_as_uint(sample.top) - kFloorBits;
-    const uint32_t x0 = __float_as_uint(sample.left) - kFloorBits;
-    const bool inside =
-        sample.y > -1.f && sample.y < shape.H && sample.x > -1.f && sample.x < shape.W;
-    sample.bin = inside ? (y0 + 1) * (shape.W + 1) + x0 + 1 : kNoBin;
+    return {fmaf(whole(loaded.at.x), shape.stride_h, origin_y_) + widen(loaded.y),
+            fmaf(whole(loaded.at.y), shape.stride_w, origin_x_) + widen(loaded.x)};
+  }
+  __device__ __forceinline__ uint32_t load_mask(uint32_t pixel, int2 at) const {
+    const SamplingMap& map = work_.call.mask;
+    if (map.data == nullptr) return 0;
+    return load_bits({value_at(map, work_.mask_step, mask_, pixel, at), map.dtype}, 0);
+  }
+  __device__ __forceinline__ float mask_of(uint32_t bits) const {
+    return work_.call.mask.data == nullptr ? 1.f : value_of(work_.call.mask, bits);
+  }
+  __device__ __forceinline__ uint32_t bin_of(Point at) const {
+    const ConvShape& shape = work_.call.shape;
+    const uint32_t y0 = __float_as_uint(__fadd_rd(at.y, kFloor)) - kFloorBits;
+    const uint32_t x0 = __float_as_uint(__fadd_rd(at.x, kFloor)) - kFloorBits;
+    const bool inside = at.y > -1.f && at.y < shape.H && at.x > -1.f && at.x < shape.W;
+    return inside ? (y0 + 1) * (shape.W + 1) + x0 + 1 : kNoBin;
+  }
+
+  static __device__ __forceinline__ float whole(int32_t number) {
+    return __uint_as_float(0x4B000000 | number) - 8388608.f;
   }
 
   const LandingWork& work_;
   const float origin_y_, origin_x_;
-  const Offset* const offset_;  // of the first sample
-  const int64_t mask_;          // element of the first sample
+  const uint8_t *const offset_, *const mask_;  // of the first sample
 };
 
-// Counts of `bins` bins to where their records begin, from 0 on, and to their runs. Each warp has
+// Counts of `bins` bins to where their records begin, from 0 on, and to their starts. Each warp has
 // consecutive words.
 __device__ __forceinline__ void scan_band(const LandingWork& work, Halves counts, uint32_t bins,
                                           uint32_t first_bin, uint32_t first_record,
@@ -155,10 +183,17 @@ __device__ __forceinline__ void scan_band(const LandingWork& work, Halves counts
     if (word >= end) continue;
     counts.words[word] = at | (at + even) << 16;
     const uint32_t bin = first_bin + 2 * word;
-    work.runs[bin] = run_of(work, bin, first_record + at, even);
-    if (2 * word + 1 < bins) {
-      work.runs[bin + 1] = run_of(work, bin + 1, first_record + at + even, odd);
-    }
+    work.starts[bin] = start_of(first_record + at, even);
+    if (2 * word + 1 < bins) work.starts[bin + 1] = start_of(first_record + at + even, odd);
+  }
+}
+
+__device__ __forceinline__ void order_pixels(uint16_t* pixels, uint32_t count) {
+  for (uint32_t i = 1; i < count; ++i) {
+    const uint16_t moved = pixels[i];
+    uint32_t to = i;
+    for (; to > 0 && pixels[to - 1] > moved; --to) pixels[to] = pixels[to - 1];
+    pixels[to] = moved;
   }
 }
 
@@ -169,16 +204,19 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   __shared__ uint32_t warp_sum[kPlaneWarps];
   __shared__ uint32_t before_band;
   const Halves cursors{shared_words};
+  uint16_t* const pixels = reinterpret_cast<uint16_t*>(shared_words + (work.band_bins + 1) / 2);
   const Plane plane = plane_at(work, work.bands.quotient(blockIdx.x));
   const uint32_t band_begin = (blockIdx.x - plane.index * work.bands.value) * work.band_bins;
-  const uint32_t bins = min(work.band_bins, work.plane_bins.value - band_begin);
+  const uint32_t plane_bins = work.plane_starts.value - 1;
+  const uint32_t bins = min(work.band_bins, plane_bins - band_begin);
+  const uint32_t first_bin = plane.index * work.plane_starts.value + band_begin;
   for (uint32_t i = threadIdx.x; i < (bins + 1) / 2; i += kPlaneThreads) shared_words[i] = 0;
   if (threadIdx.x == 0) before_band = 0;
   __syncthreads();
 
-  const PlaneWalk<Offset> samples(work, plane);
+  const PlaneSamples<Offset> samples(work, plane);
   uint32_t before = 0;
-  samples.walk([&](uint32_t, const PlaneSample(&sample)[kInFlight]) {
+  samples.walk([&](const PlaneSample(&sample)[kInFlight]) {
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
       const uint32_t bin = sample[i].bin - band_begin;
@@ -190,54 +228,67 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   if (threadIdx.x % 32 == 0) atomicAdd(&before_band, before);
   __syncthreads();
   const uint32_t first_record = plane.index * work.pixels.value + before_band;
-  scan_band(work, cursors, bins, plane.index * work.plane_bins.value + band_begin, first_record,
-            warp_sum);
+  scan_band(work, cursors, bins, first_bin, first_record, warp_sum);
   __syncthreads();
 
-  LandingRecord* const records = work.records + first_record;
-  const uint32_t first_row = plane.image * work.pixels.value;
-  samples.walk([&](uint32_t first, const PlaneSample(&sample)[kInFlight]) {
-    uint32_t mask[kInFlight], at[kInFlight];
-#pragma unroll
-    for (int i = 0; i < kInFlight; ++i) {
-      if (sample[i].bin - band_begin < bins) mask[i] = samples.load_mask(sample[i]);
-    }
+  samples.walk([&](const PlaneSample(&sample)[kInFlight]) {
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
       const uint32_t bin = sample[i].bin - band_begin;
-      if (bin < bins) at[i] = cursors.increment(bin);
-    }
-#pragma unroll
-    for (int i = 0; i < kInFlight; ++i) {
-      if (sample[i].bin - band_begin >= bins) continue;
-      const uint32_t row = first_row + first + i * kPlaneThreads;
-      records[at[i]] = samples.record(row, sample[i], mask[i]);
+      if (bin < bins) pixels[cursors.increment(bin)] = static_cast<uint16_t>(sample[i].pixel);
     }
   });
   __syncthreads();
   // A cursor is now where the next bin begins.
+  bool heavy = false;
   for (uint32_t bin = threadIdx.x; bin < bins; bin += kPlaneThreads) {
-    const int32_t begin = bin == 0 ? 0 : cursors[bin - 1];
-    const int32_t count = cursors[bin] - begin;
-    if (count <= kHeavyBin) order_records(records + begin, count);
+    const uint32_t begin = bin == 0 ? 0 : cursors[bin - 1], count = cursors[bin] - begin;
+    heavy |= count > kHeavyBin;
+    if (count <= kHeavyBin) order_pixels(pixels + begin, count);
+  }
+  heavy = __syncthreads_or(heavy);
+  const uint32_t count = cursors[bins - 1];
+  samples.write(work.records + first_record, count, plane.image * work.pixels.value,
+                [&](uint32_t i) { return pixels[i]; });
+  if (threadIdx.x == 0 && band_begin + bins == plane_bins) {
+    work.starts[first_bin + bins] = first_record + count;
+  }
+  if (!heavy) return;
+  __syncthreads();
+  for (uint32_t bin = threadIdx.x; bin < bins; bin += kPlaneThreads) {
+    const uint32_t begin = bin == 0 ? 0 : cursors[bin - 1], end = cursors[bin];
+    if (end - begin > kHeavyBin) {
+      note_heavy(work, first_bin + bin, first_record + begin, end - begin);
+    }
   }
 }
 
 template <typename Offset>
 cudaError_t launch(const LandingWork& work, cudaStream_t stream) {
   constexpr auto kKernel = dcn_dgrad_landing_planes_kernel<Offset>;
-  const cudaError_t error = set_up_kernel<kKernel>(kMostBandBins * sizeof(uint16_t));
+  const auto bytes = [](int64_t bins, int64_t pixels) {
+    return static_cast<int>(tiles_of(bins, 2) * 4 + pixels * 2);
+  };
+  const cudaError_t error = set_up_kernel<kKernel>(bytes(kMostBandBins, kMostPlaneSamples));
   if (error != cudaSuccess) return error;
-  const uint32_t blocks = work.bins / work.plane_bins.value * work.bands.value;
-  kKernel<<<blocks, kPlaneThreads, tiles_of(work.band_bins, 2) * sizeof(uint32_t), stream>>>(work);
+  const uint32_t blocks = work.planes * work.bands.value;
+  kKernel<<<blocks, kPlaneThreads, bytes(work.band_bins, work.pixels.value), stream>>>(work);
   return cudaGetLastError();
 }
 
 }  // namespace
 
 cudaError_t launch_landing_planes(const LandingWork& work, cudaStream_t stream) {
-  return work.call.offset.dtype == Dtype::kF32 ? launch<uint32_t>(work, stream)
-                                               : launch<uint16_t>(work, stream);
+  switch (work.call.offset.dtype) {
+    case Dtype::kF32:
+      return launch<float>(work, stream);
+    case Dtype::kF16:
+      return launch<__half>(work, stream);
+    case Dtype::kBF16:
+      return launch<__nv_bfloat16>(work, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
 }
 
 }  // namespace dcn

@@ -1,7 +1,7 @@
 // Landing lists of planes of any size: a counting sort in device memory.
 //
 //   count   each sample adds one to its bin, and keeps its place among the bin's arrivals
-//   scan    a CTA for each plane: counts to runs
+//   scan    a CTA for each plane: counts to starts, which take their place
 //   fill    each sample's record goes to its place
 //   order   a thread for each bin orders its records
 #include "landing_work.cuh"
@@ -17,9 +17,10 @@ __global__ void __launch_bounds__(kSortThreads)
   if (sample >= work.samples) return;
   const Plane plane = plane_at(work, work.pixels.quotient(sample));
   const OutputPixel at = output_pixel(work, plane, sample - plane.index * work.pixels.value);
-  const uint32_t bin = bin_of(work, sample_at(work, plane, at, load_offset(work, plane, at)));
+  const Point point = point_at(work, plane, at, load_offset(work, plane, at));
+  const uint32_t bin = bin_of(work, sample_at(work, point));
   if (bin == kNoBin) return;
-  work.places[sample] = atomicAdd(work.counts + plane.index * work.plane_bins.value + bin, 1u);
+  work.places[sample] = atomicAdd(work.starts + plane.index * work.plane_starts.value + bin, 1u);
 }
 
 constexpr int kScanThreads = 512;
@@ -32,14 +33,14 @@ __global__ void __launch_bounds__(kScanThreads)
     dcn_dgrad_landing_scan_kernel(const __grid_constant__ LandingWork work) {
   __shared__ uint32_t warp_sum[2][kScanWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const uint32_t bins = work.plane_bins.value, first_bin = blockIdx.x * bins;
+  const uint32_t bins = work.plane_starts.value, first_bin = blockIdx.x * bins;
   const uint32_t own_bin = warp * 32 * kLaneBins + lane;
   uint32_t next[kLaneBins];
   const auto load = [&](uint32_t round) {
 #pragma unroll
     for (int i = 0; i < kLaneBins; ++i) {
       const uint32_t bin = round + own_bin + i * 32;
-      next[i] = bin < bins ? work.counts[first_bin + bin] : 0;
+      next[i] = bin < bins ? work.starts[first_bin + bin] : 0;
     }
   };
   load(0);
@@ -66,7 +67,7 @@ __global__ void __launch_bounds__(kScanThreads)
 #pragma unroll
     for (int i = 0; i < kLaneBins; ++i) {
       const uint32_t bin = round + own_bin + i * 32;
-      if (bin < bins) work.runs[first_bin + bin] = run_of(work, first_bin + bin, at[i], count[i]);
+      if (bin < bins) work.starts[first_bin + bin] = start_of(at[i], count[i]);
     }
   }
 }
@@ -78,38 +79,78 @@ __global__ void __launch_bounds__(kSortThreads)
   const Plane plane = plane_at(work, work.pixels.quotient(index));
   const uint32_t pixel = index - plane.index * work.pixels.value;
   const OutputPixel at = output_pixel(work, plane, pixel);
-  const Sample<float> sample = sample_at(work, plane, at, load_offset(work, plane, at));
-  const uint32_t bin = bin_of(work, sample);
+  const Point point = point_at(work, plane, at, load_offset(work, plane, at));
+  const uint32_t bin = bin_of(work, sample_at(work, point));
   if (bin == kNoBin) return;
-  int32_t begin = work.runs[plane.index * work.plane_bins.value + bin].x;
-  if (begin < 0) begin = work.heavy_bins[~begin].begin;
-  work.records[begin + work.places[index]] = {plane.image * work.pixels.value + pixel, sample.ly,
-                                              sample.lx, mask_at(work, plane, at)};
+  const uint32_t begin = work.starts[plane.index * work.plane_starts.value + bin] & ~kHeavyStart;
+  work.records[begin + work.places[index]] = {plane.image * work.pixels.value + pixel, point.y,
+                                              point.x, mask_at(work, plane, at)};
+}
+
+__device__ __forceinline__ void order_pair(LandingRecord& a, LandingRecord& b) {
+  if (a.row > b.row) {
+    const LandingRecord later = a;
+    a = b;
+    b = later;
+  }
+}
+
+// Records of a bin in order of their rows. Mostly there are few, which are read at once.
+__device__ __forceinline__ void order_records(LandingRecord* records, int32_t count) {
+  if (count < 2) return;
+  if (count <= 4) {
+    LandingRecord r[4] = {records[0], records[1], {~0u, 0.f, 0.f, 0.f}, {~0u, 0.f, 0.f, 0.f}};
+    if (count > 2) r[2] = records[2];
+    if (count > 3) r[3] = records[3];
+    order_pair(r[0], r[1]);
+    order_pair(r[2], r[3]);
+    order_pair(r[0], r[2]);
+    order_pair(r[1], r[3]);
+    order_pair(r[1], r[2]);
+    records[0] = r[0];
+    records[1] = r[1];
+    if (count > 2) records[2] = r[2];
+    if (count > 3) records[3] = r[3];
+    return;
+  }
+  for (int32_t i = 1; i < count; ++i) {
+    const LandingRecord moved = records[i];
+    int32_t to = i;
+    for (; to > 0 && records[to - 1].row > moved.row; --to) records[to] = records[to - 1];
+    if (to < i) records[to] = moved;
+  }
 }
 
 __global__ void __launch_bounds__(kSortThreads)
     dcn_dgrad_landing_order_kernel(const __grid_constant__ LandingWork work) {
   const uint32_t bin = blockIdx.x * kSortThreads + threadIdx.x;
-  if (bin >= work.bins) return;
-  const int2 run = work.runs[bin];
-  order_records(work.records + run.x, run.y - run.x);
+  if (bin >= work.bins + work.planes - 1) return;
+  // Where the bin is the end of a plane, the next one begins behind a gap.
+  if (work.plane_starts.quotient(bin) != work.plane_starts.quotient(bin + 1)) return;
+  const uint32_t begin = work.starts[bin] & ~kHeavyStart;
+  const uint32_t count = (work.starts[bin + 1] & ~kHeavyStart) - begin;
+  if (count > kHeavyBin) {
+    note_heavy(work, bin, begin, count);
+  } else {
+    order_records(work.records + begin, static_cast<int32_t>(count));
+  }
 }
 
 }  // namespace
 
 cudaError_t launch_landing_sort(const LandingWork& work, cudaStream_t stream) {
   const int64_t sample_blocks = tiles_of(work.samples, kSortThreads);
-  cudaError_t error = cudaMemsetAsync(work.counts, 0, work.bins * sizeof(uint32_t), stream);
+  cudaError_t error =
+      cudaMemsetAsync(work.starts, 0, (work.bins + work.planes) * sizeof(uint32_t), stream);
   if (error != cudaSuccess) return error;
   error = launch_landing<dcn_dgrad_landing_count_kernel>(sample_blocks, kSortThreads, stream, work);
   if (error != cudaSuccess) return error;
-  error = launch_landing<dcn_dgrad_landing_scan_kernel>(work.bins / work.plane_bins.value,
-                                                        kScanThreads, stream, work);
+  error = launch_landing<dcn_dgrad_landing_scan_kernel>(work.planes, kScanThreads, stream, work);
   if (error != cudaSuccess) return error;
   error = launch_landing<dcn_dgrad_landing_fill_kernel>(sample_blocks, kSortThreads, stream, work);
   if (error != cudaSuccess) return error;
-  return launch_landing<dcn_dgrad_landing_order_kernel>(tiles_of(work.bins, kSortThreads),
-                                                        kSortThreads, stream, work);
+  return launch_landing<dcn_dgrad_landing_order_kernel>(
+      tiles_of(work.bins + work.planes, kSortThreads), kSortThreads, stream, work);
 }
 
 }  // namespace dcn

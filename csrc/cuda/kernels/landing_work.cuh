@@ -1,5 +1,5 @@
-// What the kernels of landing lists share: the call and its workspace, planes of samples, where a
-// sample lands, and the order of a bin.
+// What the kernels of landing lists share: the call and its workspace, planes of samples, and where
+// a sample lands.
 #pragma once
 
 #include "../../fast_divide.h"
@@ -10,7 +10,8 @@
 
 namespace dcn {
 
-static_assert(sizeof(LandingRecord) == kLandingRecordBytes && sizeof(int2) == kLandingRunBytes);
+static_assert(sizeof(LandingRecord) == kLandingRecordBytes &&
+              sizeof(uint32_t) == kLandingStartBytes);
 
 struct HeavyBin {
   uint32_t bin;
@@ -21,17 +22,17 @@ static_assert(sizeof(HeavyBin) == kHeavyBinBytes);
 
 struct LandingWork {
   LandingParams call;
-  uint32_t samples, bins;
-  Divisor pixels, images, output_width, taps, kernel_width, plane_bins;
-  Divisor bands;  // of a plane
+  uint32_t samples, bins, planes;
+  Divisor pixels, images, output_width, taps, kernel_width;
+  Divisor plane_starts;  // bins of a plane, and where the last one ends
+  Divisor bands;         // of a plane
   uint32_t band_bins;
-  int2* runs;
+  int32_t offset_step, mask_step;  // bytes from pixel to pixel of a plane, -1 where they differ
+  uint32_t* starts;
   HeavyBin* heavy_bins;
   float* heavy_rows;
   uint32_t* places;
-  uint32_t* heavy_count;
   LandingRecord* records;
-  uint32_t* counts;
 };
 
 // The samples of a tap and offset group in one image, and their bins.
@@ -76,12 +77,18 @@ __device__ __forceinline__ OffsetBits load_offset(const LandingWork& work, const
   return {load_bits(map, map_index(map, at, 2 * plane.map)),
           load_bits(map, map_index(map, at, 2 * plane.map + 1))};
 }
-__device__ __forceinline__ Sample<float> sample_at(const LandingWork& work, const Plane& plane,
-                                                   OutputPixel at, OffsetBits bits) {
+struct Point {
+  float y, x;
+};
+__device__ __forceinline__ Point point_at(const LandingWork& work, const Plane& plane,
+                                          OutputPixel at, OffsetBits bits) {
   const SamplingMap& map = work.call.offset;
   const ConvShape& shape = work.call.shape;
-  return make_sample(shape.origin_y(at.p, plane.r) + value_of(map, bits.y),
-                     shape.origin_x(at.q, plane.s) + value_of(map, bits.x), shape.H, shape.W);
+  return {shape.origin_y(at.p, plane.r) + value_of(map, bits.y),
+          shape.origin_x(at.q, plane.s) + value_of(map, bits.x)};
+}
+__device__ __forceinline__ Sample<float> sample_at(const LandingWork& work, Point at) {
+  return make_sample(at.y, at.x, work.call.shape.H, work.call.shape.W);
 }
 __device__ __forceinline__ float mask_at(const LandingWork& work, const Plane& plane,
                                          OutputPixel at) {
@@ -109,49 +116,17 @@ __device__ __forceinline__ uint32_t scan_lanes(uint32_t value, int lane, uint32_
   return sum - value;
 }
 
-// The run of a bin whose records begin at `begin`; a heavy bin is noted for landing_heavy.cu.
-__device__ __forceinline__ int2 run_of(const LandingWork& work, uint32_t bin, uint32_t begin,
-                                       uint32_t count) {
-  if (count == 0) return {0, 0};
-  const auto from = static_cast<int32_t>(begin), to = static_cast<int32_t>(begin + count);
-  if (count <= kHeavyBin) return {from, to};
-  const auto heavy = static_cast<int32_t>(atomicAdd(work.heavy_count, 1u));
-  work.heavy_bins[heavy] = {bin, from, to, 0};
-  return {~heavy, ~heavy};
+__device__ __forceinline__ uint32_t start_of(uint32_t begin, uint32_t count) {
+  return count > kHeavyBin ? begin | kHeavyStart : begin;
 }
 
-__device__ __forceinline__ void order_pair(LandingRecord& a, LandingRecord& b) {
-  if (a.row > b.row) {
-    const LandingRecord later = a;
-    a = b;
-    b = later;
-  }
-}
-
-// Records of a bin in order of their rows. Mostly there are few, which are read at once.
-__device__ __forceinline__ void order_records(LandingRecord* records, int32_t count) {
-  if (count < 2) return;
-  if (count <= 4) {
-    LandingRecord r[4] = {records[0], records[1], {~0u, 0.f, 0.f, 0.f}, {~0u, 0.f, 0.f, 0.f}};
-    if (count > 2) r[2] = records[2];
-    if (count > 3) r[3] = records[3];
-    order_pair(r[0], r[1]);
-    order_pair(r[2], r[3]);
-    order_pair(r[0], r[2]);
-    order_pair(r[1], r[3]);
-    order_pair(r[1], r[2]);
-    records[0] = r[0];
-    records[1] = r[1];
-    if (count > 2) records[2] = r[2];
-    if (count > 3) records[3] = r[3];
-    return;
-  }
-  for (int32_t i = 1; i < count; ++i) {
-    const LandingRecord moved = records[i];
-    int32_t to = i;
-    for (; to > 0 && records[to - 1].row > moved.row; --to) records[to] = records[to - 1];
-    if (to < i) records[to] = moved;
-  }
+// For landing_heavy.cu. The bin's records are there.
+__device__ __forceinline__ void note_heavy(const LandingWork& work, uint32_t bin, uint32_t begin,
+                                           uint32_t count) {
+  const uint32_t heavy = atomicAdd(work.call.heavy_count, 1u);
+  work.heavy_bins[heavy] = {bin, static_cast<int32_t>(begin), static_cast<int32_t>(begin + count),
+                            0};
+  work.records[begin].mask = __uint_as_float(heavy);
 }
 
 template <auto kKernel, typename... Arguments>
@@ -163,7 +138,7 @@ cudaError_t launch_landing(int64_t blocks, int threads, cudaStream_t stream,
   return cudaGetLastError();
 }
 
-// landing_planes.cu, landing_sort.cu: records and runs. landing_heavy.cu: sums of heavy bins.
+// landing_planes.cu, landing_sort.cu: records and starts. landing_heavy.cu: sums of heavy bins.
 cudaError_t launch_landing_planes(const LandingWork& work, cudaStream_t stream);
 cudaError_t launch_landing_sort(const LandingWork& work, cudaStream_t stream);
 cudaError_t launch_landing_heavy(const LandingWork& work, int64_t most_heavy_bins,

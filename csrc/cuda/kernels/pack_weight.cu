@@ -1,4 +1,5 @@
-// Packs the weight for the fused kernels: a thread writes 16-byte vectors of the result.
+// Packs the weight for the fused kernels: a warp has a row of the tiles of a slice, tap after tap,
+// and a lane 4 bytes of it, so that loads of consecutive channels and all stores are coalesced.
 //
 // Rows are output channels, 128 bytes of gemm_k each, in tiles: [group][step][part][tile], steps in
 // the order of fused_layout.h, so that a kernel whose tiles are wider finds several side by side.
@@ -8,8 +9,10 @@
 // row are swizzled as wgmma reads them.
 //
 // For mma.sync the order is [group][tile][step], and a tile holds vectors instead of rows, each for
-// one lane and load (fused_mma.cuh): [half slice][part][8 output channels][lane], channels of gemm_k
-// in their natural order.
+// one lane and load (fused_mma.cuh): [half slice][part][8 output channels][lane], channels of
+// gemm_k in their natural order.
+#include <type_traits>
+
 #include "fused_math.cuh"
 #include "fused_params.h"
 #include "kernel_setup.h"
@@ -19,90 +22,163 @@
 namespace dcn {
 namespace {
 
-constexpr int kVectorsPerRow = kSliceBytes / kVectorBytes;
-
-// Channel of the slice at place i of vector v of a row: multiplication v / 2, whose fragments hold
-// two rows of lanes' registers, (v % 2) saying which.
-template <int kElements>
-__device__ __forceinline__ int32_t slice_channel(int32_t v, int32_t i) {
-  constexpr int kPairs = kElements / 4;  // channels of a register: 2 of 16 bits, 1 of f32
-  const int32_t half = v / 4, k = v / 2 % 2, late = v % 2;
-  return half * 4 * kElements + i / kPairs * kElements + k * 2 * kPairs + late * kPairs +
-         i % kPairs;
-}
-
 // Output channel of the tile at row `row`.
 __device__ __forceinline__ int32_t tile_channel(int32_t row) {
   return row / 32 * 32 + row / 2 % 4 * 8 + row / 8 % 4 * 2 + row % 2;
 }
 
-// Block: kBlockRows rows of the tile of one step.
-constexpr int kBlockRows = 64;
-constexpr int kThreads = 256;
+// Where the 4 bytes of a row go that lie at 4 * `lane` in the order of the channels. For wgmma, a
+// vector of 16 bytes of the channels is what a lane of a quad gathers, and its 4 parts are its
+// registers of the fragments: of two multiplications, an early and a late one each. So vectors of
+// the tile have that part of the four lanes.
+template <bool kForMmaSync>
+__device__ __forceinline__ int32_t byte_of_tile(int32_t row, int32_t lane, int32_t half_bytes) {
+  const int32_t half = lane / 16;
+  if constexpr (kForMmaSync) {
+    return half * half_bytes + (row / 8 * 32 + row % 8 * 4) * kVectorBytes + lane % 16 * 4;
+  } else {
+    const int32_t quad = lane / 4 % 4, part = lane % 4;  // part: 2 * k + late
+    return row * kSliceBytes + ((half * 4 + part) ^ row % 8) * kVectorBytes + quad * 4;
+  }
+}
+
+constexpr int kRows = 8;  // of a block, a warp each
+constexpr int kThreads = kRows * 32;
+constexpr int kTapsAtOnce = 9;  // whose loads are on their way together
+
+// The type of a load.
+template <typename T>
+struct Loads {
+  using Of = T;
+};
+
+struct PackWalk : PackWeightParams {
+  Divisor units, slices, chunks;  // of a tile's walk: chunks of slices of blocks
+  Divisor channel_tiles, kernel_width;
+  bool pairs;  // two channels of 16 bits are one load
+};
 
 template <class Math, bool kForMmaSync>
-__global__ void __launch_bounds__(kThreads) dcn_pack_weight_kernel(const PackWeightParams params) {
+__global__ void __launch_bounds__(kThreads)
+    dcn_pack_weight_kernel(const __grid_constant__ PackWalk params) {
   using Element = typename Math::Element;
-  constexpr int kElements = kVectorBytes / sizeof(Element);
+  using Bits = std::conditional_t<sizeof(Element) == 2, uint16_t, uint32_t>;
   constexpr int kParts = weight_parts(Math::kKind);
+  constexpr int kChannels = 4 / sizeof(Element);  // of a lane
   ptx::launch_dependents();
   const ConvShape& shape = params.shape;
   const FusedLayout& layout = params.layout;
-  const uint32_t block = blockIdx.x + gridDim.x * blockIdx.y;
-  for (uint32_t i = block * kThreads + threadIdx.x; i < params.counter_count;
-       i += gridDim.x * gridDim.y * kThreads) {
+  for (uint32_t i = (blockIdx.x + gridDim.x * blockIdx.y) * kThreads + threadIdx.x;
+       i < params.counter_count; i += gridDim.x * gridDim.y * kThreads) {
     params.counters[i] = 0;
   }
-  const int32_t rows = params.tile_channels, per_group = shape.output_channels_per_group();
-  const int32_t channel_tiles = tiles_of(per_group, rows);
-  const int32_t group_tile = blockIdx.x / layout.steps, step = blockIdx.x % layout.steps;
-  const int32_t group = group_tile / channel_tiles;
-  const int32_t first_k = (group_tile - group * channel_tiles) * rows;
-  const FusedStep at = step_at(layout, shape.taps(), step);
-  const int32_t r = at.tap / shape.S, s = at.tap - r * shape.S;
-  const Element* weight = static_cast<const Element*>(params.weight) +
-                          int64_t{group} * params.stride_g + r * params.stride_r +
-                          s * params.stride_s;
-  const int32_t tile_bytes = rows * kSliceBytes;
-  const int64_t first_tile =
-      kForMmaSync ? int64_t{blockIdx.x} * kParts
-                  : (int64_t{group} * layout.steps + step) * kParts * channel_tiles + first_k / rows;
-  uint8_t* packed = static_cast<uint8_t*>(params.packed) + first_tile * tile_bytes;
+
+  const int32_t tile = params.units.quotient(blockIdx.x);  // of the groups' output channels
+  const int32_t unit = blockIdx.x - tile * params.units.value;
+  const int32_t chunk_of_all = params.slices.quotient(unit);
+  const int32_t slice = unit - chunk_of_all * params.slices.value;
+  const int32_t block = params.chunks.quotient(chunk_of_all);
+  const int32_t first_tap = (chunk_of_all - block * params.chunks.value) * layout.chunk_taps;
+  const int32_t taps = min(layout.chunk_taps, shape.taps() - first_tap);
+
+  const int32_t group = params.channel_tiles.quotient(tile);
+  const int32_t tile_in_group = tile - group * params.channel_tiles.value;
+  const int32_t lane = threadIdx.x % 32, row = blockIdx.y * kRows + threadIdx.x / 32;
+  const int32_t k = tile_in_group * params.tile_channels + tile_channel(row);
+  const Element* from[kChannels];
+  bool exists[kChannels];
 #pragma unroll
-  for (int pass = 0; pass < kBlockRows * kVectorsPerRow / kThreads; ++pass) {
-    const int32_t i = pass * kThreads + threadIdx.x;
-    const int32_t v = i % kVectorsPerRow, row = blockIdx.y * kBlockRows + i / kVectorsPerRow;
-    const int32_t k = first_k + tile_channel(row);
-    Vector<Element, kElements> value[kParts] = {};
-#pragma unroll
-    for (int e = 0; e < kElements; ++e) {
-      const int32_t in_block = at.slice * kElements * kVectorsPerRow +
-                               (kForMmaSync ? v * kElements + e : slice_channel<kElements>(v, e));
-      if (k >= per_group || in_block >= layout.block_channels) continue;
-      const int32_t padded = at.block * layout.block_channels + in_block;
-      const int32_t c = layout.padded() ? unpadded_channel(layout, padded) : padded;
-      if (c >= 0) Math::split(weight[k * params.stride_k + c * params.stride_c], value, e);
-    }
-    // Of mma.sync a half step is whole: both parts of half a slice follow one another.
-    const int32_t part_bytes = kForMmaSync ? tile_bytes / 2 : channel_tiles * tile_bytes;
-    const int32_t at_byte = kForMmaSync ? v / 4 * kParts * part_bytes +
-                                              (row / 8 * 32 + row % 8 * 4 + v % 4) * kVectorBytes
-                                        : row * kSliceBytes + (v ^ row % 8) * kVectorBytes;
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      *reinterpret_cast<Vector<Element, kElements>*>(packed + at_byte + part * part_bytes) =
-          value[part];
-    }
+  for (int e = 0; e < kChannels; ++e) {
+    const int32_t in_block = (slice * 32 + lane) * kChannels + e;
+    const int32_t padded = block * layout.block_channels + in_block;
+    const int32_t c = layout.padded() ? unpadded_channel(layout, padded) : padded;
+    exists[e] = k < shape.output_channels_per_group() && in_block < layout.block_channels && c >= 0;
+    from[e] = static_cast<const Element*>(params.weight) + group * params.stride_g +
+              k * params.stride_k + c * params.stride_c;
   }
+
+  const int32_t tile_bytes = params.tile_channels * kSliceBytes;
+  const int32_t tiles_of_step = kForMmaSync ? 1 : params.channel_tiles.value;
+  const int32_t part_bytes = kForMmaSync ? tile_bytes / 2 : tiles_of_step * tile_bytes;
+  const int64_t step_bytes = int64_t{kParts} * tiles_of_step * tile_bytes;
+  const int32_t step =
+      block * layout.slices * shape.taps() + first_tap * layout.slices + slice * taps;
+  uint8_t* to = static_cast<uint8_t*>(params.packed) +
+                (int64_t{kForMmaSync ? tile : group} * layout.steps + step) * step_bytes +
+                (kForMmaSync ? 0 : tile_in_group * tile_bytes) +
+                byte_of_tile<kForMmaSync>(row, lane, kParts * part_bytes);
+  const auto pack = [&](auto loads) {
+    using Load = typename decltype(loads)::Of;
+    constexpr int kLoads = 4 / sizeof(Load);
+#pragma unroll 1
+    for (int32_t first = 0; first < taps; first += kTapsAtOnce) {
+      const int32_t count = min(taps - first, kTapsAtOnce);
+      const int32_t r = params.kernel_width.quotient(first_tap + first);
+      int32_t s = first_tap + first - r * shape.S;
+      int64_t offset = r * params.stride_r + s * params.stride_s;
+      uint32_t loaded[kTapsAtOnce][kLoads] = {};
+#pragma unroll
+      for (int i = 0; i < kTapsAtOnce; ++i) {
+        if (i == count) break;
+#pragma unroll
+        for (int e = 0; e < kLoads; ++e) {
+          if (exists[e]) loaded[i][e] = __ldg(reinterpret_cast<const Load*>(from[e] + offset));
+        }
+        offset += params.stride_s;
+        if (++s == shape.S) {
+          s = 0;
+          offset += params.stride_r - shape.S * params.stride_s;
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kTapsAtOnce; ++i) {
+        if (i == count) break;
+        uint32_t bits = loaded[i][0];
+        if constexpr (kLoads == 2) bits |= loaded[i][1] << 16;
+        const auto& weight = reinterpret_cast<const Vector<Element, kChannels>&>(bits);
+        Vector<Element, kChannels> value[kParts];
+#pragma unroll
+        for (int e = 0; e < kChannels; ++e) Math::split(weight.lane[e], value, e);
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          *reinterpret_cast<Vector<Element, kChannels>*>(to + part * part_bytes) = value[part];
+        }
+        to += step_bytes;
+      }
+    }
+  };
+  if (kChannels == 2 && params.pairs) {
+    pack(Loads<uint32_t>{});
+  } else {
+    pack(Loads<Bits>{});
+  }
+}
+
+// Whether two channels that follow one another lie side by side, and aligned, for every tap.
+bool in_pairs(const PackWeightParams& params) {
+  return params.stride_c == 1 && params.layout.segment % 2 == 0 &&
+         (params.stride_g | params.stride_k | params.stride_r | params.stride_s) % 2 == 0 &&
+         reinterpret_cast<uintptr_t>(params.weight) % 4 == 0;
 }
 
 template <class Math, bool kForMmaSync>
 cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
-  const int64_t tiles = int64_t{params.shape.G} * params.layout.steps *
-                        tiles_of(params.shape.output_channels_per_group(), params.tile_channels);
-  const dim3 grid(static_cast<unsigned>(tiles), params.tile_channels / kBlockRows);
-  return launch_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(grid, kThreads, 0, stream,
-                                                                  params);
+  const FusedLayout& layout = params.layout;
+  const int64_t chunks = tiles_of(params.shape.taps(), layout.chunk_taps);
+  const int64_t units = layout.blocks * chunks * layout.slices;
+  const int64_t channel_tiles =
+      tiles_of(params.shape.output_channels_per_group(), params.tile_channels);
+  PackWalk walk{};
+  static_cast<PackWeightParams&>(walk) = params;
+  walk.units = Divisor(static_cast<uint32_t>(units));
+  walk.slices = Divisor(static_cast<uint32_t>(layout.slices));
+  walk.chunks = Divisor(static_cast<uint32_t>(chunks));
+  walk.channel_tiles = Divisor(static_cast<uint32_t>(channel_tiles));
+  walk.kernel_width = Divisor(params.shape.S);
+  walk.pairs = in_pairs(params);
+  const dim3 grid(static_cast<unsigned>(params.shape.G * channel_tiles * units),
+                  params.tile_channels / kRows);
+  return launch_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(grid, kThreads, 0, stream, walk);
 }
 
 template <class Math>

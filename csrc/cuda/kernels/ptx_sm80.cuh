@@ -1,6 +1,5 @@
 // The instructions of compute capability 8.0 and newer that CUDA C++ has no name for: barriers in
-// shared memory, asynchronous copies, counters in global memory, and a warp's matrix
-// multiplication.
+// shared memory, asynchronous copies, and a warp's matrix multiplication.
 #pragma once
 
 #include <cstdint>
@@ -73,15 +72,9 @@ __device__ __forceinline__ void meet(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// Counts a CTA in global memory: what its threads wrote before their barrier is visible to whoever
-// reads the count.
-__device__ __forceinline__ void arrive_at(int32_t* count) {
-  asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(count) : "memory");
-}
-__device__ __forceinline__ int32_t arrived_at(const int32_t* count) {
-  int32_t arrived;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(arrived) : "l"(count) : "memory");
-  return arrived;
+// Towards the L2, where a load soon finds it.
+__device__ __forceinline__ void prefetch(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
 
 __device__ __forceinline__ uint32_t round_to_tf32(float value) {

@@ -1,5 +1,5 @@
 // The instructions of compute capability 9.0 that CUDA C++ has no name for: bulk copies with
-// their barriers, dependent launches, and the warpgroup's matrix multiplication.
+// their barriers, clusters, dependent launches, and the warpgroup's matrix multiplication.
 #pragma once
 
 #include <cstdint>
@@ -52,15 +52,49 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_
   bulk_copy_expected(to, from, bytes, barrier);
 }
 
-// A load where `exists`; otherwise the vector stays what it is. No branch, as an `if` would be.
-__device__ __forceinline__ void load_vector_if(bool exists, const void* from, uint4& vector) {
-  asm("{\n"
-      ".reg .pred exists;\n"
-      "setp.ne.s32 exists, %5, 0;\n"
-      "@exists ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+// The barrier that all threads of the cluster come to. Behind the wait they see what the others had
+// written before they arrived.
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// Where this CTA has something, the same place in the shared memory of a CTA of its cluster.
+__device__ __forceinline__ uint32_t cluster_address(uint32_t address, int32_t rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+__device__ __forceinline__ float4 load_of_cluster(uint32_t from) {
+  float4 v;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(from)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_sums(uint32_t to, float4 v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w)
+               : "memory");
+}
+
+// A value of 16 or 32 bits where `exists`; otherwise it stays what it is. No branch.
+__device__ __forceinline__ void load_map(bool exists, bool is_short, const uint8_t* from,
+                                         uint32_t& value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred narrow, wide;\n"
+      "setp.eq.s32 narrow, %2, 1;\n"
+      "setp.eq.s32 wide, %2, 2;\n"
+      "@narrow ld.global.nc.u16 %0, [%1];\n"
+      "@wide ld.global.nc.u32 %0, [%1];\n"
       "}"
-      : "+r"(vector.x), "+r"(vector.y), "+r"(vector.z), "+r"(vector.w)
-      : "l"(from), "r"(static_cast<int>(exists)));
+      : "+r"(value)
+      : "l"(from), "r"(!exists    ? 0
+                       : is_short ? 1
+                                  : 2));
 }
 
 // Programmatic dependent launch: the next kernel of the stream may start now; wait until the

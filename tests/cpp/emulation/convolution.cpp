@@ -54,6 +54,13 @@ Convolution::Convolution(const Sizes& sizes, int bits, float spread, uint32_t se
   fill(mask, maps, [](float v) { return 1.f / (1.f + std::exp(-v)); });
 }
 
+void Convolution::round_offset(int bits) {
+  for (float& value : offset) value = rounded(value, bits);
+}
+void Convolution::round_mask(int bits) {
+  for (float& value : mask) value = rounded(value, bits);
+}
+
 Convolution::Point Convolution::sample(int n, int p, int q, int d, int tap) const {
   const int map = d * shape.taps() + tap, maps = shape.D * shape.taps();
   const auto at = [&](const std::vector<float>& values, int channel, int channels) {

@@ -22,6 +22,10 @@ struct Convolution {
   // `bits`: of the mantissa of image, weight and grad. `spread`: of offsets, in pixels.
   Convolution(const Sizes& sizes, int bits, float spread, uint32_t seed);
 
+  // Rounds the maps to what a type of so many bits holds.
+  void round_offset(int bits);
+  void round_mask(int bits);
+
   struct Corner {
     int64_t pixel;        // of all images
     double weight;        // the mask not included

@@ -27,9 +27,9 @@ struct Delivery {
   unsigned thread;
 };
 
-std::map<uint32_t, Barrier> barriers;
-std::map<unsigned, std::vector<Copy>> of_thread;  // that no barrier waits for yet
-std::vector<Delivery> deliveries;
+thread_local std::map<uint32_t, Barrier> barriers;
+thread_local std::map<unsigned, std::vector<Copy>> of_thread;  // that no barrier waits for yet
+thread_local std::vector<Delivery> deliveries;
 
 Barrier& at(uint32_t barrier) {
   const auto found = barriers.find(barrier);

@@ -26,11 +26,11 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
-// Static inside a function, and `extern` may stand before it. CTAs run one after the other.
+// Static inside a function, and `extern` may stand before it. CTAs that run at the same time are
+// threads to the CPU, so that each has its own.
 #define __shared__ thread_local
-
-inline const emulation::Index& threadIdx = emulation::thread_index;
-inline const emulation::Index& blockIdx = emulation::block_index;
+#define threadIdx emulation::thread_index
+#define blockIdx emulation::block_index
 inline const emulation::Index& blockDim = emulation::block_size;
 inline const emulation::Index& gridDim = emulation::grid_size;
 
@@ -51,6 +51,15 @@ inline uint32_t __float_as_uint(float value) { return emulated_cast<uint32_t>(va
 inline float __int_as_float(int32_t bits) { return emulated_cast<float>(bits); }
 inline int32_t __float_as_int(float value) { return emulated_cast<int32_t>(value); }
 inline float __fdividef(float a, float b) { return a / b; }
+inline float __saturatef(float value) { return value > 0.f ? std::min(value, 1.f) : 0.f; }
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t take) {
+  const uint64_t bytes = low | uint64_t{high} << 32;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<uint32_t>(bytes >> (take >> 4 * i & 7u) * 8 & 0xffu) << 8 * i;
+  }
+  return result;
+}
 // Rounded down.
 inline float __fadd_rd(float a, float b) {
   const double sum = static_cast<double>(a) + b;
@@ -107,6 +116,7 @@ inline uint32_t __ballot_sync(uint32_t, bool vote) {
   return result;
 }
 inline bool __any_sync(uint32_t mask, bool vote) { return __ballot_sync(mask, vote) != 0; }
+inline bool __all_sync(uint32_t mask, bool vote) { return !__any_sync(mask, !vote); }
 template <typename T>
 T emulated_shuffle(T value, int from) {
   static_assert(sizeof(T) <= 8);

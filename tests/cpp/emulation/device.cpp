@@ -48,14 +48,14 @@ struct BlockBarrier {
 };
 
 std::mt19937 random_numbers(1);
-std::vector<Fiber> fibers;
-std::vector<Warp> warps;
-BlockBarrier block_barriers[16];
-unsigned running;
-jmp_buf scheduler;
+thread_local std::vector<Fiber> fibers;
+thread_local std::vector<Warp> warps;
+thread_local BlockBarrier block_barriers[16];
+thread_local unsigned running;
+thread_local jmp_buf scheduler;
 const std::function<void()>* body;
 std::vector<std::pair<const uint8_t*, const uint8_t*>> allowed;
-uint32_t shared_begin;  // address of shared_memory[0]
+thread_local uint32_t shared_begin;  // address of shared_memory[0]
 
 void enter() {
   (*body)();
@@ -98,23 +98,23 @@ bool run_warp(unsigned warp, unsigned threads, unsigned& left) {
   return ran;
 }
 
-void start_block(unsigned threads, int64_t shared_bytes) {
+void start_block(unsigned threads, int64_t shared_bytes, uint32_t first_address) {
   if (shared_bytes > dcn::kSharedBytes) fail("too much shared memory asked for");
   std::memset(dcn::shared_memory, kNothing, dcn::kSharedBytes);
-  shared_begin = 64 + 16 * random_below(64);  // behind what is static
+  shared_begin = first_address;
   forget_copies();
   warps.assign((threads + kLanes - 1) / kLanes, Warp());
   for (BlockBarrier& barrier : block_barriers) barrier = {};
   if (fibers.size() < threads) fibers.resize(threads);
   for (Fiber& fiber : fibers) {
-    if (!fiber.stack) fiber.stack = std::make_unique<char[]>(kStackBytes);
+    if (!fiber.stack) fiber.stack.reset(new char[kStackBytes]);
     fiber.started = fiber.ended = false;
     fiber.counter = nullptr;
   }
 }
 
-void run_block(unsigned threads, int64_t shared_bytes) {
-  start_block(threads, shared_bytes);
+void run_block(unsigned threads, int64_t shared_bytes, uint32_t first_address) {
+  start_block(threads, shared_bytes, first_address);
   std::vector<unsigned> order(warps.size());
   for (unsigned i = 0; i < order.size(); ++i) order[i] = i;
   unsigned left = threads;
@@ -134,7 +134,7 @@ void run_block(unsigned threads, int64_t shared_bytes) {
       land_a_copy();
       ran = true;
     }
-    if (!ran) fail("deadlock");
+    take_turns(ran);
   }
   if (copies_on_their_way() > 0) fail("a CTA ended before its copies");
   for (int64_t i = shared_bytes; i < dcn::kSharedBytes; ++i) {
@@ -144,7 +144,8 @@ void run_block(unsigned threads, int64_t shared_bytes) {
 
 }  // namespace
 
-Index thread_index, block_index, block_size, grid_size;
+thread_local Index thread_index, block_index;
+Index block_size, grid_size;
 
 void fail(const char* why) {
   std::fprintf(stderr, "%s (CTA %u, %u, %u, thread %u)\n", why, block_index.x, block_index.y,
@@ -155,17 +156,22 @@ void fail(const char* why) {
 void seed(uint32_t number) { random_numbers.seed(number); }
 uint32_t random_below(uint32_t end) { return random_numbers() % end; }
 
-void launch(dim3 grid, dim3 block, int64_t shared_bytes, const std::function<void()>& thread) {
+void launch(dim3 grid, dim3 block, unsigned cluster, int64_t shared_bytes,
+            const std::function<void()>& thread) {
   body = &thread;
   grid_size = {grid.x, grid.y, grid.z};
   block_size = {block.x, block.y, block.z};
   const unsigned threads = block.x * block.y * block.z;
   if (threads % kLanes != 0) fail("a CTA of incomplete warps");
-  for (unsigned z = 0; z < grid.z; ++z) {
+  if (grid.z % cluster != 0) fail("a grid of incomplete clusters");
+  for (unsigned z = 0; z < grid.z; z += cluster) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
-        block_index = {x, y, z};
-        run_block(threads, shared_bytes);
+        const uint32_t first_address = 64 + 16 * random_below(64);  // behind what is static
+        run_cluster(cluster, [&](unsigned rank) {
+          block_index = {x, y, z + rank};
+          run_block(threads, shared_bytes, first_address);
+        });
       }
     }
   }

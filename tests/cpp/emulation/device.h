@@ -1,5 +1,6 @@
 // A GPU that executes the project's kernels on one CPU core, so that they can be tested without
-// one. Every thread of a CTA is a fiber; CTAs run one after the other.
+// one. Every thread of a CTA is a fiber; CTAs run one after the other, but for those of a cluster,
+// which take turns.
 //
 // It is stricter than a GPU where a GPU forgives: warps lag behind at random, copies land late and
 // leave NaN until then, shared memory starts as NaN, and what is read outside the allowed memory,
@@ -17,15 +18,17 @@ namespace emulation {
 struct Index {
   unsigned x, y, z;
 };
-extern Index thread_index, block_index, block_size, grid_size;
+extern thread_local Index thread_index, block_index;
+extern Index block_size, grid_size;
 
 [[noreturn]] void fail(const char* why);
 // Of the next launches.
 void seed(uint32_t number);
 uint32_t random_below(uint32_t end);
 
-// Runs `thread` for every thread of the grid.
-void launch(dim3 grid, dim3 block, int64_t shared_bytes, const std::function<void()>& thread);
+// Runs `thread` for every thread of the grid; `cluster` CTAs along z make up a cluster.
+void launch(dim3 grid, dim3 block, unsigned cluster, int64_t shared_bytes,
+            const std::function<void()>& thread);
 
 // Lets the other threads go on.
 void yield();
@@ -51,6 +54,17 @@ void check_access(const void* pointer, size_t bytes);
 // Shared memory by its address in the kernels: 16-byte aligned, and no better.
 uint8_t* shared_at(uint32_t address);
 uint32_t shared_address(const void* pointer);
+
+// Clusters (cluster.cpp): the barrier that all their threads come to, and the shared memory of
+// another CTA, which must not have ended.
+void cluster_arrive();
+void cluster_wait();
+uint32_t cluster_address(uint32_t address, unsigned rank);
+const uint8_t* cluster_at(uint32_t address);
+// For the scheduler: `run(rank)` for each CTA of a cluster, at the same time; a CTA offers the
+// others their turn, and says whether it can go on itself.
+void run_cluster(unsigned size, const std::function<void(unsigned rank)>& run);
+void take_turns(bool can_go_on);
 
 // Barriers in shared memory, and copies that are on their way to it (copies.cpp).
 void barrier_init(uint32_t barrier, uint32_t arrivals);

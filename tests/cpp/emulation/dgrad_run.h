@@ -15,7 +15,9 @@ inline bool dgrad_fits(const dcn::ConvShape& shape, dcn::FusedMath math, int til
   const bool together = shape.D == 1 || per_offset_group % chosen.channels == 0 ||
                         per_offset_group % shape.channels_per_group() == 0;
   return dcn::dgrad_tile_exists(chosen, math) && together &&
-         split_k <= dcn::fused_layout(dcn::transposed(shape), dcn::element_bytes(math)).steps;
+         dcn::split_fits(chosen, math,
+                         dcn::fused_layout(dcn::transposed(shape), dcn::element_bytes(math)).steps,
+                         split_k);
 }
 
 struct DgradResult {
@@ -29,15 +31,10 @@ DgradResult run_dgrad(const Convolution& conv, const GemmRun& run, int heavy = d
   const dcn::ConvShape& shape = conv.shape;
   const dcn::ConvShape back = dcn::transposed(shape);
   const dcn::FusedLayout layout = dcn::fused_layout(back, sizeof(Element));
-  const dcn::FpropTile& tile = dcn::kDgradTiles[run.tile];
   auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, layout);
-  auto packed = packed_weight<Math>(conv, /*transposed=*/true, dcn::kPieceChannels);
+  auto packed = packed_weight<Math>(conv, /*transposed=*/true, dcn::kPieceChannels, !run.nchw);
   HostLists<Math> lists(conv, heavy);
-  const int64_t tiles = dcn::tiles_of(back.output_pixels(), tile.pixels) * shape.G *
-                        dcn::tiles_of(back.output_channels_per_group(), tile.channels);
-  DeviceArray<float> partial(tiles * (run.split_k - 1) * tile.pixels * tile.channels);
-  auto split_tiles = DeviceArray<dcn::SplitTile>::zeros(tiles);
-  auto irregular = DeviceArray<uint8_t>::zeros(dcn::irregular_bytes(back.output_pixels()));
+  auto irregular = DeviceArray<uint8_t>::zeros(dcn::irregular_bytes(dcn::dgrad_rows(back)));
   DeviceArray<Element> output(back.output_pixels() * shape.C);
 
   dcn::DgradParams params{};
@@ -48,16 +45,13 @@ DgradResult run_dgrad(const Convolution& conv, const GemmRun& run, int heavy = d
   params.output = output.data();
   params.nchw = run.nchw;
   params.split_k = run.split_k;
-  params.partial = partial.data();
-  params.split_tiles = split_tiles.data();
   params.irregular = reinterpret_cast<dcn::IrregularTiles*>(irregular.data());
-  params.lists = {lists.records.data(), lists.runs.data(), lists.heavy_rows.data()};
+  params.lists = {lists.records.data(), lists.starts.data(), lists.heavy_rows.data()};
   params.channels_per_offset_group = shape.channels_per_offset_group();
   if (dcn::launch_dgrad_math<Math>(params, run.tile, run.multiprocessors, nullptr) != cudaSuccess) {
     fail("no such tile");
   }
-  if (!output.guards_intact() || !partial.guards_intact() || !irregular.guards_intact() ||
-      !split_tiles.guards_intact()) {
+  if (!output.guards_intact() || !irregular.guards_intact()) {
     fail("write outside an array");
   }
   allow_nothing();

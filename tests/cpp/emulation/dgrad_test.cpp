@@ -38,21 +38,22 @@ TYPED_TEST(Dgrad, EveryTile) {
       ++number;
       GemmRun run;
       run.tile = tile;
-      run.split_k = 1 + static_cast<int>(number + tile) % 3;
+      run.split_k = 1 + static_cast<int>(number + tile) % dcn::kMostParts;
       run.nchw = number % 2 == 0;
       if (!dgrad_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
       seed(number);
       const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/1.f, number);
-      this->check(conv, run, dcn::kHeavyBin, "spread");
+      const DgradResult result = this->check(conv, run, dcn::kHeavyBin, "spread");
+      EXPECT_EQ(result.irregular_tiles, 0);
     }
   }
 }
 
-// Offsets by which all samples land within `height` rows of the image.
-void crowd(Convolution& conv, float height) {
+// Offsets by which all samples of the first taps land within `height` rows of the image.
+void crowd(Convolution& conv, float height, int taps = 9) {
   const dcn::ConvShape& shape = conv.shape;
   size_t i = 0;
-  for (int channel = 0; channel < 2 * shape.taps(); ++channel) {
+  for (int channel = 0; channel < 2 * taps; ++channel) {
     for (int p = 0; p < shape.P; ++p) {
       for (int q = 0; q < shape.Q; ++q, ++i) {
         const float place = static_cast<float>(i * 7919 % 1000) / 1000;
@@ -82,6 +83,14 @@ TYPED_TEST(Dgrad, Crowds) {
   }
 }
 
+// Crowded taps of one chunk, others in the next.
+TYPED_TEST(Dgrad, CrowdsOfOneChunk) {
+  Convolution conv(Sizes{1, 20, 12, 12, 40, 5, 3, 1, 1, 1, 2}, kBits<TypeParam>, 1.f, 7);
+  crowd(conv, .2f);
+  const DgradResult result = this->check(conv, GemmRun{}, dcn::kHeavyBin, "crowd");
+  EXPECT_GT(result.irregular_tiles, 0);
+}
+
 // However many entries a list has: of the value that the tensor cores are given, and of the result.
 TYPED_TEST(Dgrad, SumsOfCrowdsAreRoundedTwice) {
   if (kBits<TypeParam> > 11) GTEST_SKIP() << "in 16 bits";
@@ -107,7 +116,8 @@ TYPED_TEST(Dgrad, NoNumberStaysWhereItBelongs) {
   conv.grad[1000] = std::numeric_limits<float>::infinity();
   conv.offset[50] = std::numeric_limits<float>::quiet_NaN();
   conv.mask[80] = std::numeric_limits<float>::quiet_NaN();
-  this->check(conv, GemmRun{}, dcn::kHeavyBin, "infinity");
+  const DgradResult result = this->check(conv, GemmRun{}, dcn::kHeavyBin, "infinity");
+  EXPECT_GT(result.irregular_tiles, 0);
 }
 
 }  // namespace

@@ -13,14 +13,19 @@ cudaError_t set_up_kernel(int) {
 template <auto kKernel, typename Params>
 cudaError_t launch_kernel(dim3 grid, int threads, int64_t shared_bytes, cudaStream_t,
                           const Params& params) {
-  emulation::launch(grid, dim3(threads), shared_bytes, [&] { kKernel(params); });
+  emulation::launch(grid, dim3(threads), 1, shared_bytes, [&] { kKernel(params); });
   return cudaSuccess;
 }
 
 template <typename Params>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* launch, void (*kernel)(Params),
                                const Params& params) {
-  emulation::launch(launch->gridDim, launch->blockDim,
+  unsigned cluster = 1;
+  for (unsigned i = 0; i < launch->numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = launch->attrs[i];
+    if (attribute.id == cudaLaunchAttributeClusterDimension) cluster = attribute.val.clusterDim.z;
+  }
+  emulation::launch(launch->gridDim, launch->blockDim, cluster,
                     static_cast<int64_t>(launch->dynamicSmemBytes), [&] { kernel(params); });
   return cudaSuccess;
 }

@@ -46,17 +46,8 @@ inline void store_vector(uint32_t to, const uint32_t (&v)[4]) {
 }
 inline void store_word(uint32_t to, uint32_t v) { std::memcpy(emulation::shared_at(to), &v, 4); }
 inline void store_zero(uint32_t to) { std::memset(emulation::shared_at(to), 0, 4); }
-inline void load_vector_if(bool exists, const void* from, uint4& vector) {
-  if (exists) vector = __ldg(static_cast<const uint4*>(from));
-}
 
-inline void arrive_at(int32_t* count) { atomicAdd(count, 1); }
-// CTAs run one after the other: whoever waits here for one that is still to come waits for ever.
-inline int32_t arrived_at(const int32_t* count) {
-  emulation::check_access(count, sizeof *count);
-  emulation::yield();
-  return *count;
-}
+inline void prefetch(const void* from) { emulation::check_access(from, 1); }
 
 inline uint32_t round_to_tf32(float value) {
   const uint32_t bits = __float_as_uint(value);
@@ -68,6 +59,33 @@ inline int kept(int value) { return __shfl_sync(~0u, value, emulated_lane()); }
 inline int unkept(int value) { return value; }
 inline const uint8_t* step_ahead(const uint8_t* from, int32_t steps, int32_t bytes) {
   return from + int64_t{steps} * bytes;
+}
+
+inline void cluster_arrive() {
+  __syncwarp();  // it is for whole warps
+  emulation::cluster_arrive();
+}
+inline void cluster_wait() {
+  __syncwarp();
+  emulation::cluster_wait();
+}
+inline uint32_t cluster_address(uint32_t address, int32_t rank) {
+  return emulation::cluster_address(address, static_cast<unsigned>(rank));
+}
+inline float4 load_of_cluster(uint32_t from) {
+  if (from % 16 != 0) emulation::fail("misaligned load");
+  float4 vector;
+  std::memcpy(&vector, emulation::cluster_at(from), sizeof vector);
+  return vector;
+}
+inline void store_sums(uint32_t to, float4 sums) {
+  if (to % 16 != 0) emulation::fail("misaligned store");
+  std::memcpy(emulation::shared_at(to), &sums, sizeof sums);
+}
+inline void load_map(bool exists, bool is_short, const uint8_t* from, uint32_t& value) {
+  if (!exists) return;
+  value = is_short ? __ldg(reinterpret_cast<const uint16_t*>(from))
+                   : __ldg(reinterpret_cast<const uint32_t*>(from));
 }
 
 // Kernels follow one another.

@@ -12,7 +12,7 @@ inline bool fprop_fits(const dcn::ConvShape& shape, dcn::FusedMath math, int til
   const dcn::FpropTile& chosen = dcn::kFpropTiles[tile];
   const dcn::FusedLayout layout = dcn::fused_layout(shape, dcn::element_bytes(math));
   return chosen.architecture == 90 && dcn::tile_exists(chosen, math) &&
-         chosen.narrow == layout.narrow && split_k <= layout.steps &&
+         chosen.narrow == layout.narrow && dcn::split_fits(chosen, math, layout.steps, split_k) &&
          dcn::shared_bytes(chosen, math, dcn::tiles_of(layout.steps, split_k)) <=
              dcn::kFusedSharedBytes;
 }
@@ -23,35 +23,29 @@ std::vector<float> run_fprop(const Convolution& conv, const GemmRun& run) {
   using Element = typename Math::Element;
   const dcn::ConvShape& shape = conv.shape;
   const dcn::FusedLayout layout = dcn::fused_layout(shape, sizeof(Element));
-  const dcn::FpropTile& tile = dcn::kFpropTiles[run.tile];
   auto image = padded_to_device<Element>(conv.image, shape.C, shape.G, layout);
   auto bias = to_device<Element>(conv.bias);
-  auto offset = to_device<float>(conv.offset), mask = to_device<float>(conv.mask);
-  auto packed = packed_weight<Math>(conv, /*transposed=*/false, dcn::packed_channels(tile));
-  const int64_t tiles = dcn::tiles_of(shape.output_pixels(), tile.pixels) * shape.G *
-                        dcn::tiles_of(shape.output_channels_per_group(), tile.channels);
-  DeviceArray<float> partial(tiles * (run.split_k - 1) * tile.pixels * tile.channels);
-  auto split_tiles = DeviceArray<dcn::SplitTile>::zeros(tiles);
+  const int32_t maps = shape.D * shape.taps();
+  const DeviceMap<Math> offset(shape, conv.offset, 2 * maps, run.short_offset);
+  const DeviceMap<Math> mask(shape, conv.mask, maps, run.short_mask);
+  auto packed = packed_weight<Math>(conv, /*transposed=*/false, dcn::kPieceChannels, !run.nchw);
   DeviceArray<Element> output(shape.output_pixels() * shape.K);
 
   dcn::FpropParams params{};
   params.shape = shape;
   params.layout = layout;
   params.input = image.data();
-  params.offset = map_of(shape, offset.data(), 2 * shape.D * shape.taps());
-  params.mask = map_of(shape, conv.has_mask ? mask.data() : nullptr, shape.D * shape.taps());
+  params.offset = offset.map;
+  params.mask = conv.has_mask ? mask.map : map_of(shape, nullptr, maps);
   params.weight = packed.data();
   params.bias = bias.data();
   params.output = output.data();
   params.nchw = run.nchw;
   params.split_k = run.split_k;
-  params.partial = partial.data();
-  params.split_tiles = split_tiles.data();
   if (dcn::launch_fprop_math<Math>(params, run.tile, run.multiprocessors, nullptr) != cudaSuccess) {
     fail("no such tile");
   }
-  if (!output.guards_intact() || !partial.guards_intact() || !split_tiles.guards_intact() ||
-      !packed.guards_intact()) {
+  if (!output.guards_intact() || !packed.guards_intact()) {
     fail("write outside an array");
   }
   allow_nothing();

@@ -18,9 +18,19 @@ constexpr Sizes kSizes[] = {
     {1, 128, 6, 9, 320, 3, 2, 1, 2, 1, 1, 1, /*mask=*/false},
     {3, 3, 5, 4, 5, 5, 1, 1, 1, 1, 2},
     {1, 8, 7, 7, 64, 7, 7, 1, 1, 1, 3},
-    // Lanes plan samples of their own.
-    {1, 64, 9, 9, 72, 3, 3, 1, 8},
-    {2, 48, 7, 7, 130, 3, 3, 1, 6, 1, 1, 1, /*mask=*/false},
+};
+
+// Offset groups narrower than a slice, of 8, 4, 6, 10, 15, 16 and 32 channels: lanes plan samples
+// of their own. The first image is large enough for warps whose samples are all inside it; others
+// are smaller than a tile.
+constexpr Sizes kNarrowSizes[] = {
+    {1, 64, 21, 40, 72, 3, 3, 1, 8},
+    {3, 32, 4, 3, 40, 3, 3, 1, 8},
+    {1, 30, 9, 20, 64, 3, 3, 1, 5, 1, 1, 1, /*mask=*/false},
+    {2, 80, 8, 11, 24, 3, 2, 2, 8, 1, 1, 2},
+    {1, 45, 10, 17, 33, 3, 3, 1, 3, 2, 1, 1},
+    {2, 96, 7, 7, 130, 5, 1, 1, 6},
+    {1, 96, 9, 18, 64, 1, 1, 1, 3, 1, 0, 1},
 };
 
 template <class Math>
@@ -34,7 +44,7 @@ TYPED_TEST(Fprop, EveryTile) {
       ++number;
       GemmRun run;
       run.tile = tile;
-      run.split_k = 1 + static_cast<int>(number + tile) % 3;
+      run.split_k = 1 + static_cast<int>(number + tile) % dcn::kMostParts;
       run.nchw = number % 2 == 0;
       if (!fprop_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
       seed(number);
@@ -45,10 +55,35 @@ TYPED_TEST(Fprop, EveryTile) {
   }
 }
 
+TYPED_TEST(Fprop, EveryNarrowTile) {
+  constexpr bool kShortMaps = kBits<TypeParam> < 24;
+  for (int tile = 0; tile < dcn::kFpropTileCount; ++tile) {
+    if (!dcn::kFpropTiles[tile].narrow) continue;
+    uint32_t number = 0;
+    for (const Sizes& sizes : kNarrowSizes) {
+      ++number;
+      GemmRun run;
+      run.tile = tile;
+      run.split_k = 1 + static_cast<int>(number + tile) % 3;
+      run.nchw = number % 2 == 0;
+      run.short_offset = kShortMaps && number % 2 == 0;
+      run.short_mask = kShortMaps && number % 3 == 0;
+      if (!fprop_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
+      seed(number);
+      Convolution conv(sizes, kBits<TypeParam>, /*spread=*/number % 3 == 0 ? 2.f : 0.5f, number);
+      if (run.short_offset) conv.round_offset(kBits<TypeParam>);
+      if (run.short_mask) conv.round_mask(kBits<TypeParam>);
+      EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>)
+          << "tile " << tile << ", sizes " << number;
+    }
+  }
+}
+
 TYPED_TEST(Fprop, NoNumberStaysWhereItBelongs) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (const Sizes& sizes :
-       {Sizes{1, 64, 9, 9, 64}, Sizes{1, 20, 9, 9, 64}, Sizes{1, 64, 9, 9, 64, 3, 3, 1, 8}}) {
+       {Sizes{1, 64, 9, 9, 64}, Sizes{1, 20, 9, 9, 64}, Sizes{1, 64, 9, 9, 64, 3, 3, 1, 8},
+        Sizes{1, 30, 20, 40, 64, 3, 3, 1, 5}}) {
     Convolution conv(sizes, kBits<TypeParam>, 2.f, 1);
     conv.image[1000] = kInfinity;
     conv.image[2] = kInfinity;  // samples outside the image read its first pixel

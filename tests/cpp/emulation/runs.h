@@ -17,6 +17,7 @@ struct GemmRun {
   int tile = 0, split_k = 1;
   int multiprocessors = 3;  // few, so that a CTA has several tiles
   bool nchw = false;
+  bool short_offset = false, short_mask = false;  // maps of the image's type, not f32
 };
 
 // What every family of kernels is tested in.
@@ -34,20 +35,45 @@ constexpr double kTolerance = Math::kKind == dcn::FusedMath::kF16    ? 2e-3
                               : Math::kKind == dcn::FusedMath::kTf32 ? 2e-3
                                                                      : 1e-6;
 
-inline dcn::SamplingMap map_of(const dcn::ConvShape& shape, const float* data, int32_t channels) {
+inline dcn::SamplingMap map_of(const dcn::ConvShape& shape, const void* data, int32_t channels,
+                               dcn::Dtype dtype = dcn::Dtype::kF32) {
   if (data == nullptr) return {nullptr, dcn::Dtype::kF32, 0, 0, 0, 0};
   const int32_t pixels = shape.output_pixels_per_image();
-  return {data, dcn::Dtype::kF32, int64_t{channels} * pixels, pixels, shape.Q, 1};
+  return {data, dtype, int64_t{channels} * pixels, pixels, shape.Q, 1};
 }
 
-// The weight in the order of the steps, for the forward pass or the transposed convolution.
+// A map in memory, in f32 or in Math's type.
 template <class Math>
-DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed,
-                                   int32_t tile_channels) {
+struct DeviceMap {
+  DeviceMap(const dcn::ConvShape& shape, const std::vector<float>& values, int32_t channels,
+            bool is_short)
+      : wide(to_device<float>(values)), narrow(to_device<typename Math::Element>(values)) {
+    constexpr auto kShort =
+        Math::kKind == dcn::FusedMath::kBF16 ? dcn::Dtype::kBF16 : dcn::Dtype::kF16;
+    map = is_short ? map_of(shape, narrow.data(), channels, kShort)
+                   : map_of(shape, wide.data(), channels);
+  }
+  DeviceArray<float> wide;
+  DeviceArray<typename Math::Element> narrow;
+  dcn::SamplingMap map;
+};
+
+// The weight in the order of the steps, for the forward pass or the transposed convolution, from
+// [K, C/G, R, S] in memory or, with `channels_last`, [K, R, S, C/G].
+template <class Math>
+DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int32_t tile_channels,
+                                   bool channels_last = false) {
   using Element = typename Math::Element;
   const dcn::ConvShape& shape = conv.shape;
-  const int32_t stride_c = shape.taps(), stride_k = shape.channels_per_group() * shape.taps();
-  auto weight = to_device<Element>(conv.weight);
+  const int32_t taps = shape.taps(), channels = shape.channels_per_group();
+  const int32_t stride_c = channels_last ? 1 : taps, stride_k = channels * taps;
+  const int32_t stride_tap = channels_last ? channels : 1;
+  std::vector<float> values(conv.weight.size());
+  for (int32_t i = 0; i < static_cast<int32_t>(values.size()); ++i) {
+    const int32_t k = i / stride_k, c = i / taps % channels, tap = i % taps;
+    values[k * stride_k + c * stride_c + tap * stride_tap] = conv.weight[i];
+  }
+  auto weight = to_device<Element>(values);
 
   dcn::PackWeightParams params{};
   params.shape = transposed ? dcn::transposed(shape) : shape;
@@ -57,8 +83,8 @@ DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed,
   params.stride_g = int64_t{shape.output_channels_per_group()} * stride_k;
   params.stride_k = transposed ? stride_c : stride_k;
   params.stride_c = transposed ? stride_k : stride_c;
-  params.stride_r = shape.S;
-  params.stride_s = 1;
+  params.stride_r = int64_t{shape.S} * stride_tap;
+  params.stride_s = stride_tap;
   params.tile_channels = tile_channels;
   const int64_t tiles = int64_t{shape.G} * params.layout.steps *
                         dcn::tiles_of(params.shape.output_channels_per_group(), tile_channels);

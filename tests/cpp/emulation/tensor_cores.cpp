@@ -40,13 +40,13 @@ struct Pending {
   std::vector<Sums> sums;
   std::vector<Multiplication> multiplications;
 };
-Pending pending[1024];
+thread_local Pending pending[1024];
 
 struct Operands {
   int columns, depth;
   float a[kRows][kMostDepth], b[kMostDepth][kMostColumns];
 };
-Operands operands;
+thread_local Operands operands;
 
 float value_of(Operand operand, uint16_t bits) {
   if (operand == Operand::kF16) return __half2float(__ushort_as_half(bits));
@@ -224,7 +224,7 @@ void multiply_warp(Operand operand, float* sums, const uint32_t* a, uint32_t b0,
     const uint32_t* a;
     uint32_t b[2];
   } const own{sums, a, {b0, b1}};
-  static const Lane* lanes[1024];
+  thread_local const Lane* lanes[1024];
   lanes[thread()] = &own;
   const Lane** const warp = lanes + thread() / kLanes * kLanes;
   meet_warp(Meeting::kMultiply, 0, [&] {
