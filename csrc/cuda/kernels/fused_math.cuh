@@ -56,6 +56,7 @@ struct MathF16 {
                                              uint32_t (&value)[4]) {
     mix_pairs<__half2>(corner, weight, value);
   }
+  static __device__ __forceinline__ uint32_t rounded(uint32_t value) { return value; }
   static __device__ __forceinline__ uint32_t pack(float a, float b) {
     return bits(__floats2half2_rn(a, b));
   }
@@ -80,6 +81,7 @@ struct MathBF16 {
                                              uint32_t (&value)[4]) {
     mix_pairs<__nv_bfloat162>(corner, weight, value);
   }
+  static __device__ __forceinline__ uint32_t rounded(uint32_t value) { return value; }
   static __device__ __forceinline__ uint32_t pack(float a, float b) {
     return bits(__floats2bfloat162_rn(a, b));
   }
