@@ -88,12 +88,14 @@ DgradPlan plan_dgrad(const ConvShape& shape, FusedMath math, int multiprocessors
 int64_t workspace_bytes(const FusedBackwardPlan& plan, const ConvShape& shape) {
   const DgradPlan& dgrad = plan.dgrad;
   const int64_t chunks = dgrad.images > 0 ? tiles_of(shape.N, dgrad.images) : 0;
+  if (plan.scatter.chosen()) return workspace_bytes(plan.scatter);
   return plan.packed_bytes + plan.wgrad.partial_bytes + dgrad.landing_bytes +
          chunks * dgrad.irregular_bytes;
 }
 
 std::string describe(const FusedBackwardPlan& plan) {
   std::string text = name_of(plan.math);
+  if (plan.scatter.chosen()) return text + describe(plan.scatter);
   if (plan.dgrad.tile >= 0) {
     const FpropTile& tile = kDgradTiles[plan.dgrad.tile];
     text += ", input gradient in tiles of " + std::to_string(tile.pixels) + " pixels x " +
@@ -112,6 +114,10 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
                                       const std::array<bool, 5>& output_mask) {
   FusedBackwardPlan plan;
   plan.math = math;
+  if (scatters(shape)) {
+    plan.scatter = plan_scatter(shape, math, multiprocessors, output_mask);
+    return plan;
+  }
   plan.ograd = output_mask[2] || output_mask[3];
   if (output_mask[1]) plan.wgrad = plan_wgrad(shape, math, multiprocessors);
   if (plan.ograd || output_mask[0]) {
@@ -127,6 +133,7 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
 
 bool worth_fused_backward(const ConvShape& shape, FusedMath math) {
   if (!worth_fused(shape, math) || !worth_fused(transposed(shape), math)) return false;
+  if (scatters(shape) && !worth_scatter(shape, math)) return false;
   const int64_t products =
       shape.output_pixels() * shape.output_channels_per_group() * shape.gemm_k() * shape.G;
   const int32_t channels = std::max(shape.channels_per_group(), shape.output_channels_per_group());
@@ -143,15 +150,11 @@ std::string why_not_fused_backward(const ConvShape& shape, FusedMath math, int c
     const std::string why = why_not_fused(each, math);
     if (!why.empty()) return why;
   }
+  if (scatters(shape)) return why_not_scatter(shape, math, output_mask);
   std::string why;
   if (output_mask[2] || output_mask[3]) why = why_not_ograd(shape, math);
   if (why.empty() && output_mask[1]) why = why_not_wgrad(shape, math);
   if (!why.empty() || !output_mask[0]) return why;
-  if (!within_offset_group(shape, kPieceChannels)) {
-    return "the fused input gradient needs " + std::to_string(kPieceChannels) +
-           " channels that share their offsets, but an offset group has " +
-           std::to_string(shape.channels_per_offset_group());
-  }
   return why_not_landing(shape, 1);
 }
 

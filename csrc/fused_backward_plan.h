@@ -3,13 +3,14 @@
 //
 // Three pieces run side by side: the offset and mask gradients (ograd), the weight gradient (wgrad)
 // and the input gradient, which is gathered from landing lists (dgrad), for some images of the
-// batch at a time.
+// batch at a time. Where few channels share their samples, the scatter makes all of them.
 #pragma once
 
 #include <array>
 #include <string>
 
 #include "fused_plan.h"
+#include "scatter_plan.h"
 #include "wgrad_plan.h"
 
 namespace dcn {
@@ -28,6 +29,7 @@ struct FusedBackwardPlan {
   WgradPlan wgrad;  // tile -1: there is no weight gradient to make
   DgradPlan dgrad;
   int64_t packed_bytes = 0;  // of the weight, transposed
+  ScatterPlan scatter;       // instead of those three
 };
 int64_t workspace_bytes(const FusedBackwardPlan& plan, const ConvShape& shape);
 std::string describe(const FusedBackwardPlan& plan);

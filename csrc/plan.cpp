@@ -116,6 +116,8 @@ Plan plan_fused(const PlanRequest& request) {
                                               request.device.multiprocessors, request.output_mask);
     plan.workspace_bytes =
         workspace_bytes(plan.fused_backward, request.shape) + bias_gradient_bytes(request);
+    plan.accumulator_bytes = plan.fused_backward.scatter.sum_bytes;
+    plan.deterministic = plan.accumulator_bytes == 0;  // sums of atomic additions
     return plan;
   }
   plan.fused = plan_fused_forward(
@@ -243,6 +245,10 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
                std::to_string(request.device.compute_capability % 10);
       }
       if (request.pass == Pass::kBackward) {
+        if (request.deterministic && request.output_mask[0] && scatters(request.shape)) {
+          return "where few channels share their offsets, fused adds the input gradient up with "
+                 "atomics, so its bits differ from run to run";
+        }
         return why_not_fused_backward(request.shape, fused_math(request),
                                       request.device.compute_capability, request.output_mask);
       }
@@ -252,8 +258,9 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
 }
 
 // Forced on a forward pass whose backward it cannot serve, fused leaves that to the plan.
-std::optional<Algorithm> forced_algorithm(const PlanRequest& request) {
+std::optional<Algorithm> forced_algorithm(PlanRequest request) {
   if (!request.forced) return std::nullopt;
+  request.deterministic = false;
   if (request.pass == Pass::kBackward && request.forced->algorithm == Algorithm::kFused &&
       !why_not(Algorithm::kFused, request).empty()) {
     return std::nullopt;
@@ -265,6 +272,11 @@ Algorithm choose_algorithm(const PlanRequest& request) {
   if (!request.device.is_cuda) return Algorithm::kCpu;
   // Whatever it costs, where the other cannot.
   const bool only_fused = !why_not(Algorithm::kIm2colGemm, request).empty();
+  if (only_fused && request.deterministic && !why_not(Algorithm::kFused, request).empty()) {
+    PlanRequest relaxed = request;
+    relaxed.deterministic = false;
+    return choose_algorithm(relaxed);
+  }
   const auto worth = request.pass == Pass::kForward ? worth_fused : worth_fused_backward;
   const bool fused = why_not(Algorithm::kFused, request).empty() &&
                      (only_fused || worth(request.shape, fused_math(request)));

@@ -86,6 +86,7 @@ FUSED_CASES = [
     *(channels(4 * d, d) for d in (2, 16)),
     channels(24, 4), channels(128, 16), channels(16, 2), channels(20, 2), channels(30, 2),
     channels(64, 4), channels(64, 2), channels(128, 4), channels(128, 2), channels(256, 4, k=65),
+    channels(30, 5), channels(80, 8, k=100), channels(60, 4), channels(128, 8), channels(128, 32),
     channels(192, 2), channels(140, 2), channels(260, 2, k=40), channels(1040, 16, size=(5, 6)),
     # Convolution groups; the last tile of each group's output channels is short.
     channels(128, g=2, k=130), channels(96, g=3), channels(192, g=3, k=33), channels(128, g=32),
@@ -121,7 +122,8 @@ EACH_CASE = pytest.mark.parametrize("case", FUSED_CASES, ids=lambda case: case.n
 STURDY = Case("sturdy", n=3, c=144, size=(9, 21), k=72, groups=2, offset_groups=2)
 SMALL = Case("small", n=2, c=64, size=(16, 16), k=64)
 LARGE_KERNEL = Case("large kernel", n=1, c=65, size=(13, 12), k=100, kernel=(4, 5), padding=(2, 2))
-FEW = [STURDY, SMALL, LARGE_KERNEL]
+NARROW = Case("narrow offset groups", n=2, c=48, size=(13, 35), k=40, offset_groups=6)
+FEW = [STURDY, SMALL, LARGE_KERNEL, NARROW]
 
 
 def shapes(case: Case) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -85,6 +85,10 @@ PLACES = [
     Case("2 offset groups", n=2, c=128, size=(12, 19), k=70, offset_groups=2),
     Case("2 groups", n=1, c=192, size=(15, 12), k=128, groups=2, mask=False),
     Case("9 pixels", n=7, c=64, size=(3, 3), k=64),
+    Case("8 offset groups", n=2, c=80, size=(19, 37), k=40, offset_groups=8),
+    Case(
+        "8 offset groups, stride 2", n=1, c=64, size=(21, 45), k=24, offset_groups=8, stride=(2, 2)
+    ),
 ]
 EACH_PLACE = pytest.mark.parametrize("case", PLACES, ids=lambda case: case.name)
 

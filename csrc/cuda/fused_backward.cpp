@@ -1,6 +1,6 @@
 // NOTE [fused backward]
 //
-//   pack    the weight, transposed, for ograd and dgrad; zeroes the counters of dgrad
+//   pack    the weight, transposed, for ograd and dgrad; zeroes the counters of all
 //   lane 0  for some images at a time: landing lists, then dgrad gathers the input gradient
 //   lane 1  ograd: offset and mask gradients
 //   lane 2  wgrad: weight gradient; bias gradient
@@ -19,6 +19,7 @@
 #include "layout.h"
 #include "pack_params.h"
 #include "padded_nhwc.h"
+#include "scatter_backward.h"
 #include "stream_fork.h"
 #include "workspace.h"
 
@@ -182,6 +183,9 @@ class Backward {
 
 void fused_backward(const FusedCall& call, const Tensor& grad, const FusedGradients& gradients,
                     const BiasGradient* bias) {
+  if (call.plan.fused_backward.scatter.chosen()) {
+    return scatter_backward(call, grad, gradients, bias);
+  }
   Backward(call, grad).run(gradients, bias);
 }
 

@@ -59,14 +59,18 @@ Tensor to_nhwc(const Tensor& tensor) {
   return nhwc;
 }
 
-Tensor from_nhwc(const Tensor& result, at::ScalarType dtype, at::MemoryFormat format) {
-  if (format == kChannelsLast && result.scalar_type() == dtype) return result;
-  Tensor owed = at::empty(result.sizes(), result.options().dtype(dtype).memory_format(format));
-  if (format == kChannelsLast || !worth_a_transpose(result)) {
+void store_nhwc(const Tensor& result, const Tensor& owed) {
+  if (owed.is_contiguous(kChannelsLast) || !worth_a_transpose(result)) {
     owed.copy_(result);
   } else {
     transpose(result, owed, result.size(2) * result.size(3), result.size(1));
   }
+}
+
+Tensor from_nhwc(const Tensor& result, at::ScalarType dtype, at::MemoryFormat format) {
+  if (format == kChannelsLast && result.scalar_type() == dtype) return result;
+  Tensor owed = at::empty(result.sizes(), result.options().dtype(dtype).memory_format(format));
+  store_nhwc(result, owed);
   return owed;
 }
 

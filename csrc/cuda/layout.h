@@ -16,4 +16,7 @@ at::Tensor to_nhwc(const at::Tensor& tensor);
 // where it already is that.
 at::Tensor from_nhwc(const at::Tensor& result, at::ScalarType dtype, at::MemoryFormat format);
 
+// The same into a tensor that is there: dense, in either memory format.
+void store_nhwc(const at::Tensor& result, const at::Tensor& owed);
+
 }  // namespace dcn

@@ -91,12 +91,54 @@ TEST(Plan, ManyImagesAreWalkedInEvenChunks) {
   EXPECT_LE(plan.landing_bytes, 64 * kMiB);
 }
 
-TEST(WhyNot, NarrowOffsetGroupsAndOtherDevices) {
+TEST(WhyNot, OtherDevices) {
   EXPECT_NE(why_not_fused_backward(kLayers[0], FusedMath::kF16, 80, kAll).find("9.x"),
             std::string::npos);
-  ConvShape narrow = kLayers[1];
-  narrow.D = 16;
-  EXPECT_NE(why_not_fused_backward(narrow, FusedMath::kF16, 90, kAll), "");
+}
+
+TEST(Plan, NarrowOffsetGroupsAreScattered) {
+  ConvShape shape = layer(1, 128, 180, 320, 64);
+  shape.D = 16;
+  for (const FusedMath math : kMaths) {
+    ASSERT_EQ(why_not_fused_backward(shape, math, 90, kAll), "");
+    const FusedBackwardPlan plan = plan_fused_backward(shape, math, kMultiprocessors, kAll);
+    EXPECT_TRUE(plan.scatter.samples);
+    EXPECT_GT(plan.scatter.slices, 1);
+    EXPECT_EQ(plan.scatter.sum_bytes, shape.input_pixels() * shape.C * 4);
+    EXPECT_LT(plan.dgrad.tile, 0);
+    EXPECT_FALSE(plan.ograd);
+    EXPECT_LT(plan.wgrad.tile, 0);
+    EXPECT_LE(workspace_bytes(plan, shape), 64 * kMiB) << describe(plan);
+  }
+  const auto plan = [&](std::array<bool, 5> mask) {
+    return plan_fused_backward(shape, FusedMath::kF16, kMultiprocessors, mask).scatter;
+  };
+  const ScatterPlan weight = plan({false, true, false, false, false});
+  EXPECT_FALSE(weight.samples);
+  EXPECT_EQ(weight.packed_bytes + weight.sum_bytes, 0);
+  const ScatterPlan offset = plan({false, false, true, false, false});
+  EXPECT_TRUE(offset.samples);
+  EXPECT_EQ(offset.slices + offset.transposed_bytes + offset.partial_bytes + offset.sum_bytes, 0);
+}
+
+TEST(Plan, OnlySharedSamplesAreGathered) {
+  ConvShape shape = kLayers[1];  // 128 channels
+  for (const auto [D, G, scattered] : {std::array<int, 3>{1, 1, 0},
+                                       {2, 1, 0},
+                                       {4, 1, 1},
+                                       {16, 1, 1},
+                                       {2, 4, 0},
+                                       {2, 2, 0},
+                                       {4, 2, 1}}) {
+    shape.D = D, shape.G = G;
+    EXPECT_EQ(scatters(shape), scattered == 1) << D << " offset groups, " << G << " groups";
+  }
+  shape = layer(1, 140, 9, 9, 64);
+  shape.D = 2;  // steps of 64 channels would have samples of both
+  EXPECT_TRUE(scatters(shape));
+}
+
+TEST(WhyNot, WideSamplesAreGathered) {
   ConvShape wide = kLayers[1];
   wide.D = 2;
   EXPECT_EQ(why_not_fused_backward(wide, FusedMath::kF16, 90, kAll), "");

@@ -103,6 +103,8 @@ inline int32_t atomicExch(int32_t* to, int32_t value) {
   return std::exchange(*to, value);
 }
 
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
 // Masks are those of a whole warp.
 inline void __syncthreads() {
   const emulation::Index& size = emulation::block_size;

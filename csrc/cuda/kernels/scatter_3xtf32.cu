@@ -1,0 +1,7 @@
+#include "scatter.cuh"
+
+namespace dcn {
+
+template cudaError_t launch_scatter_math<Math3xTf32>(ScatterParams, cudaStream_t);
+
+}  // namespace dcn

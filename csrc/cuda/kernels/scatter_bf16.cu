@@ -1,0 +1,7 @@
+#include "scatter.cuh"
+
+namespace dcn {
+
+template cudaError_t launch_scatter_math<MathBF16>(ScatterParams, cudaStream_t);
+
+}  // namespace dcn

@@ -1,0 +1,7 @@
+#include "wgrad_narrow.cuh"
+
+namespace dcn {
+
+template cudaError_t launch_wgrad_narrow_math<MathF16>(WgradNarrowParams, cudaStream_t);
+
+}  // namespace dcn

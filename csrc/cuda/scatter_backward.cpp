@@ -1,0 +1,166 @@
+// NOTE [scattered backward]
+//
+//           the image, by blocks of channels
+//   lane 0  the weight, packed; one kernel for the gradients of input (sums in f32, by atomics),
+//           offset and mask; the sums to the input's dtype and layout
+//   lane 1  weight gradient; bias gradient
+#include "scatter_backward.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+
+#include "kernels/scatter_params.h"
+#include "kernels/wgrad_narrow_params.h"
+#include "layout.h"
+#include "padded_nhwc.h"
+#include "stream_fork.h"
+#include "workspace.h"
+
+namespace dcn {
+namespace {
+
+using at::Tensor;
+constexpr auto kContiguous = at::MemoryFormat::Contiguous;
+
+class Backward {
+ public:
+  Backward(const FusedCall& call, const Tensor& grad, const FusedGradients& gradients)
+      : call_(call),
+        gradients_(gradients),
+        plan_(call.plan.fused_backward.scatter),
+        math_(call.plan.fused_backward.math),
+        shape_(call.shape),
+        layout_(fused_layout(shape_, element_bytes(math_))),
+        grad_layout_(fused_layout(transposed(shape_), element_bytes(math_))),
+        grad_(padded_nhwc(grad, transposed(shape_), grad_layout_)) {
+    const int64_t planes = aligned_part(plan_.plane_bytes);
+    const int64_t packed = aligned_part(plan_.packed_bytes);
+    const int64_t turned = aligned_part(plan_.transposed_bytes);
+    workspace_ = at::empty({planes + packed + turned + plan_.partial_bytes},
+                           call.input.options().dtype(at::kByte).memory_format(kContiguous));
+    planes_ = static_cast<uint8_t*>(workspace_.mutable_data_ptr());
+    packed_ = planes_ + planes;
+    transposed_ = packed_ + packed;
+    partial_ = transposed_ + turned;
+    if (!gradients.input.defined()) return;
+    sums_are_gradient_ = !layout_.padded() && gradients.input.scalar_type() == at::kFloat &&
+                         gradients.input.is_contiguous(at::MemoryFormat::ChannelsLast);
+    sums_ = sums_are_gradient_
+                ? gradients.input
+                : at::empty({shape_.N, shape_.H, shape_.W, layout_.channels},
+                            call.input.options().dtype(at::kFloat).memory_format(kContiguous));
+  }
+
+  void run(const BiasGradient* bias) const {
+    const bool with_weight = plan_.slices > 0 || bias != nullptr;
+    const auto caller = c10::cuda::getCurrentCUDAStream();
+    if (plan_.plane_bytes > 0) planes(caller);
+    const StreamFork fork(caller, plan_.samples + with_weight);
+    int lane = 0;
+    if (plan_.samples) samples(fork.lane(lane++));
+    if (plan_.slices > 0) weight(fork.lane(lane));
+    if (bias) bias->run(fork.lane(lane));
+  }
+
+ private:
+  static void* data(const Tensor& t) { return t.defined() ? t.mutable_data_ptr() : nullptr; }
+
+  void planes(cudaStream_t stream) const {
+    const Tensor image = to_nhwc(call_.input);
+    ImagePlanesParams params{};
+    params.shape = shape_;
+    params.layout = layout_;
+    params.element_bytes = element_bytes(math_);
+    params.image = image.const_data_ptr();
+    params.planes = planes_;
+    C10_CUDA_CHECK(launch_image_planes(params, stream));
+  }
+
+  void samples(const c10::cuda::CUDAStream& stream) const {
+    PackScatterWeightParams pack{};
+    pack.shape = shape_;
+    pack.layout = layout_;
+    pack.grad_layout = grad_layout_;
+    pack.math = math_;
+    pack.weight = call_.weight.const_data_ptr();
+    pack.stride_k = call_.weight.stride(0);
+    pack.stride_c = call_.weight.stride(1);
+    pack.stride_r = call_.weight.stride(2);
+    pack.stride_s = call_.weight.stride(3);
+    pack.packed = packed_;
+    C10_CUDA_CHECK(launch_pack_scatter_weight(pack, stream));
+    if (sums_.defined()) {
+      C10_CUDA_CHECK(cudaMemsetAsync(sums_.mutable_data_ptr(), 0, plan_.sum_bytes, stream));
+    }
+
+    ScatterParams params{};
+    params.shape = shape_;
+    params.layout = layout_;
+    params.grad_layout = grad_layout_;
+    params.image = planes_;
+    params.grad = grad_.const_data_ptr();
+    params.weight = packed_;
+    params.offset = call_.offset;
+    params.mask = call_.mask;
+    params.grad_input = static_cast<float*>(data(sums_));
+    params.grad_offset = data(gradients_.offset);
+    params.grad_mask = data(gradients_.mask);
+    C10_CUDA_CHECK(launch_scatter(params, math_, stream));
+    if (sums_.defined() && !sums_are_gradient_) store_sums(stream);
+  }
+
+  void store_sums(const c10::cuda::CUDAStream& stream) const {
+    const c10::cuda::CUDAStreamGuard guard(stream);
+    if (!layout_.padded()) {
+      store_nhwc(sums_.permute({0, 3, 1, 2}), gradients_.input);
+      return;
+    }
+    const Tensor segments = sums_.unflatten(3, {-1, layout_.padded_segment});
+    gradients_.input.permute({0, 2, 3, 1})
+        .unflatten(3, {-1, layout_.segment})
+        .copy_(segments.narrow(4, 0, layout_.segment));
+  }
+
+  void weight(cudaStream_t stream) const {
+    const Tensor& gradient = gradients_.weight;
+    WgradNarrowParams params{};
+    params.shape = shape_;
+    params.layout = layout_;
+    params.grad_layout = grad_layout_;
+    params.image = planes_;
+    params.grad = grad_.const_data_ptr();
+    params.offset = call_.offset;
+    params.mask = call_.mask;
+    params.transposed_grad = transposed_;
+    params.partial = reinterpret_cast<float*>(partial_);
+    params.slices = plan_.slices;
+    params.grad_weight = gradient.mutable_data_ptr();
+    params.stride_k = gradient.stride(0);
+    params.stride_c = gradient.stride(1);
+    params.stride_r = gradient.stride(2);
+    params.stride_s = gradient.stride(3);
+    C10_CUDA_CHECK(launch_wgrad_narrow(params, math_, stream));
+  }
+
+  const FusedCall& call_;
+  const FusedGradients& gradients_;
+  const ScatterPlan& plan_;
+  const FusedMath math_;
+  const ConvShape& shape_;
+  const FusedLayout layout_, grad_layout_;
+  const Tensor grad_;  // NHWC, padded
+  Tensor workspace_;
+  uint8_t *planes_, *packed_, *transposed_, *partial_;
+  Tensor sums_;  // of the input gradient: [N, H, W, layout.channels], or the gradient itself
+  bool sums_are_gradient_ = false;
+};
+
+}  // namespace
+
+void scatter_backward(const FusedCall& call, const Tensor& grad, const FusedGradients& gradients,
+                      const BiasGradient* bias) {
+  Backward(call, grad, gradients).run(bias);
+}
+
+}  // namespace dcn

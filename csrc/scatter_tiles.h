@@ -1,0 +1,114 @@
+// The tiles of the scatter (kernels/scatter.cuh): output pixels, blocks of channels, and the window
+// of bins where samples land.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "fprop_tiles.h"
+#include "fused_layout.h"
+
+namespace dcn {
+
+constexpr int kScatterRows = 8, kScatterColumns = 16;  // output pixels of a tile
+constexpr int kScatterPixels = kScatterRows * kScatterColumns;
+constexpr int kScatterThreads = 256;
+constexpr int kScatterTaps = 9;  // at a time
+constexpr int kScatterSamples = kScatterPixels * kScatterTaps;
+constexpr int kBlockChannels = 8;                 // at a time
+constexpr int kHalfSliceBytes = kSliceBytes / 2;  // of the gradient, that a lane's vectors are from
+
+// Blocks of an offset group's channels: those of a block share their convolution group, too.
+struct ScatterBlocks {
+  int32_t of_segment;  // a segment (FusedLayout) has so many
+  int32_t count;       // of an offset group
+  int32_t halves;      // half slices of a convolution group's gradient
+};
+DCN_HOST_DEVICE ScatterBlocks scatter_blocks(const FusedLayout& layout,
+                                             const FusedLayout& grad_layout, int element_bytes) {
+  ScatterBlocks blocks;
+  blocks.of_segment = (layout.padded_segment + kBlockChannels - 1) / kBlockChannels;
+  blocks.count = layout.offset_channels / layout.padded_segment * blocks.of_segment;
+  blocks.halves =
+      (grad_layout.group_channels * element_bytes + kHalfSliceBytes - 1) / kHalfSliceBytes;
+  return blocks;
+}
+
+struct ScatterBlock {
+  int32_t channel;   // first one, of the padded image
+  int32_t channels;  // that are the caller's
+  int32_t group;     // of the convolution
+};
+DCN_HOST_DEVICE ScatterBlock scatter_block(const FusedLayout& layout, const ScatterBlocks& blocks,
+                                           int32_t offset_group, int32_t block) {
+  // Mostly there is nothing to divide.
+  const int32_t segment = blocks.of_segment == 1 ? block : block / blocks.of_segment;
+  const int32_t inside = (block - segment * blocks.of_segment) * kBlockChannels;
+  const int32_t left = layout.segment - inside;
+  ScatterBlock at;
+  at.channel = offset_group * layout.offset_channels + segment * layout.padded_segment + inside;
+  at.channels = left < kBlockChannels ? left : kBlockChannels;
+  at.group = layout.channels == layout.group_channels ? 0 : at.channel / layout.group_channels;
+  return at;
+}
+
+// The image by blocks: [N, D, blocks, H, W] of kBlockChannels each, zeros where there are fewer. A
+// tile's samples then meet few lines of memory.
+inline int64_t plane_bytes(const ConvShape& shape, int element_bytes) {
+  const FusedLayout layout = fused_layout(shape, element_bytes);
+  const ScatterBlocks blocks = scatter_blocks(layout, layout, element_bytes);
+  return shape.input_pixels() * shape.D * blocks.count * kBlockChannels * element_bytes;
+}
+
+// Of the packed weight.
+inline int64_t packed_scatter_bytes(const ConvShape& shape, FusedMath math) {
+  const int bytes = element_bytes(math);
+  const ScatterBlocks blocks =
+      scatter_blocks(fused_layout(shape, bytes), fused_layout(transposed(shape), bytes), bytes);
+  return int64_t{shape.D} * blocks.count * blocks.halves * shape.taps() * weight_parts(math) *
+         kBlockChannels * kHalfSliceBytes;
+}
+
+// Bins count top-left corners. The window has those of all samples without offset, and kHalo more
+// on each side, or as many as kMostBins allow; the samples of other bins are added to memory one by
+// one.
+constexpr int kMostBins = 1020;
+constexpr int kHalo = 4;
+
+struct BinWindow {
+  int32_t rows = 0, columns = 0;            // of bins
+  int32_t halo_rows = 0, halo_columns = 0;  // before the first sample without offset
+
+  DCN_HOST_DEVICE int32_t bins() const { return rows * columns; }
+  // A bin's samples touch the pixel of the bin, the next one, and the two below.
+  DCN_HOST_DEVICE int32_t pixels() const { return (rows + 1) * (columns + 1); }
+};
+
+inline BinWindow bin_window(const ConvShape& shape) {
+  const auto span = [](int32_t pixels, int32_t stride, int32_t taps, int32_t dil) {
+    return static_cast<int32_t>(
+        std::min<int64_t>(int64_t{pixels - 1} * stride + int64_t{taps - 1} * dil + 1, kMostBins));
+  };
+  BinWindow window;
+  window.rows = span(kScatterRows, shape.stride_h, shape.R, shape.dil_h);
+  window.columns = span(kScatterColumns, shape.stride_w, shape.S, shape.dil_w);
+  int32_t halo = kHalo;
+  while (halo > 0 && (window.rows + 2 * halo) * (window.columns + 2 * halo) > kMostBins) --halo;
+  window.halo_rows = window.halo_columns = halo;
+  window.rows += 2 * halo;
+  window.columns += 2 * halo;
+  // Where they are too far apart, the middle of them.
+  const auto cut = [](int32_t& length, int32_t& halo_length, int32_t most) {
+    if (length <= most) return;
+    halo_length -= (length - most) / 2;
+    length = most;
+  };
+  constexpr int32_t kMiddle = 32;
+  if (window.bins() > kMostBins) {
+    cut(window.rows, window.halo_rows, std::max(kMiddle, kMostBins / window.columns));
+    cut(window.columns, window.halo_columns, kMostBins / window.rows);
+  }
+  return window;
+}
+
+}  // namespace dcn

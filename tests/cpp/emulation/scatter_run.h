@@ -1,0 +1,83 @@
+// The scatter on the emulator: gradients of input, offset and mask.
+#pragma once
+
+#include <vector>
+
+#include "cuda/kernels/scatter.cuh"
+#include "runs.h"
+
+namespace emulation {
+
+struct ScatterResult {
+  std::vector<float> input, offset, mask;  // NHWC; as the arguments
+};
+
+template <class Math>
+ScatterResult run_scatter(const Convolution& conv) {
+  using Element = typename Math::Element;
+  const dcn::ConvShape& shape = conv.shape;
+  const dcn::FusedLayout layout = dcn::fused_layout(shape, sizeof(Element));
+  const dcn::FusedLayout grad_layout = dcn::fused_layout(dcn::transposed(shape), sizeof(Element));
+  auto pixels = to_device<Element>(conv.image);
+  auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, grad_layout);
+  auto weight = to_device<Element>(conv.weight);
+  auto offset = to_device<float>(conv.offset), mask = to_device<float>(conv.mask);
+  auto grad_input = DeviceArray<float>::zeros(shape.input_pixels() * layout.channels);
+  DeviceArray<float> grad_offset(static_cast<int64_t>(conv.offset.size()));
+  DeviceArray<float> grad_mask(static_cast<int64_t>(conv.mask.size()));
+
+  dcn::ImagePlanesParams image{};
+  image.shape = shape;
+  image.layout = layout;
+  image.element_bytes = sizeof(Element);
+  image.image = pixels.data();
+  DeviceArray<uint8_t> planes(dcn::plane_bytes(shape, sizeof(Element)));
+  image.planes = planes.data();
+  if (dcn::launch_image_planes(image, nullptr) != cudaSuccess || !planes.guards_intact()) {
+    fail("the image is not laid out");
+  }
+
+  dcn::PackScatterWeightParams pack{};
+  pack.shape = shape;
+  pack.layout = layout;
+  pack.grad_layout = grad_layout;
+  pack.math = Math::kKind;
+  pack.weight = weight.data();
+  pack.stride_k = shape.channels_per_group() * shape.taps();
+  pack.stride_c = shape.taps();
+  pack.stride_r = shape.S;
+  pack.stride_s = 1;
+  DeviceArray<uint8_t> packed(dcn::packed_scatter_bytes(shape, Math::kKind));
+  pack.packed = packed.data();
+  if (dcn::launch_pack_scatter_weight(pack, nullptr) != cudaSuccess || !packed.guards_intact()) {
+    fail("the weight is not packed");
+  }
+
+  dcn::ScatterParams params{};
+  params.shape = shape;
+  params.layout = layout;
+  params.grad_layout = grad_layout;
+  params.image = planes.data();
+  params.grad = grad.data();
+  params.weight = packed.data();
+  params.offset = map_of(shape, offset.data(), 2 * shape.D * shape.taps());
+  params.mask = map_of(shape, conv.has_mask ? mask.data() : nullptr, shape.D * shape.taps());
+  params.grad_input = grad_input.data();
+  params.grad_offset = grad_offset.data();
+  params.grad_mask = conv.has_mask ? grad_mask.data() : nullptr;
+  if (dcn::launch_scatter_math<Math>(params, nullptr) != cudaSuccess) fail("not launched");
+  if (!grad_input.guards_intact() || !grad_offset.guards_intact() || !grad_mask.guards_intact()) {
+    fail("write outside an array");
+  }
+  allow_nothing();
+  ScatterResult result{{},
+                       to_host(grad_offset, static_cast<int64_t>(conv.offset.size())),
+                       to_host(grad_mask, static_cast<int64_t>(conv.mask.size()))};
+  for (int64_t i = 0; i < shape.input_pixels() * layout.channels; ++i) {
+    const auto in_group = static_cast<int32_t>(i % layout.channels % layout.group_channels);
+    if (dcn::unpadded_channel(layout, in_group) >= 0) result.input.push_back(grad_input[i]);
+  }
+  return result;
+}
+
+}  // namespace emulation

@@ -1,0 +1,118 @@
+// The gradients of narrow offset groups, executed by the emulator.
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <string>
+
+#include "scatter_run.h"
+#include "wgrad_narrow_run.h"
+
+namespace emulation {
+namespace {
+
+constexpr Sizes kSizes[] = {
+    {1, 128, 9, 18, 64, 3, 3, 1, 16},
+    {2, 24, 5, 11, 40, 3, 3, 1, 4},
+    {1, 20, 9, 17, 5, 3, 3, 1, 2, 2, 1},
+    {1, 30, 10, 9, 6, 2, 2, 2, 3, 1, 1, 1, /*mask=*/false},
+    {1, 48, 7, 19, 72, 3, 3, 6, 4, 1, 2, 2},
+    {3, 3, 5, 1, 5, 5, 1, 1, 1, 1, 2},
+    {1, 32, 6, 7, 4, 5, 4, 1, 4, 1, 2},
+    {1, 16, 4, 40, 4, 3, 3, 2, 8, 3, 2},
+    {1, 70, 5, 6, 9, 3, 3, 1, 2},
+    {1, 8, 3, 2, 8, 3, 3, 1, 1, 1, 40, 40},
+};
+
+template <class Math>
+class Scatter : public testing::Test {};
+TYPED_TEST_SUITE(Scatter, Maths);
+
+template <class Math>
+void expect_gradients(const Convolution& conv, const std::string& what) {
+  const ScatterResult result = run_scatter<Math>(conv);
+  EXPECT_LT(error_of(result.input, conv.grad_input()), kTolerance<Math>) << what;
+  EXPECT_LT(error_of(result.offset, conv.grad_offset()), kTolerance<Math>) << what;
+  if (conv.has_mask) EXPECT_LT(error_of(result.mask, conv.grad_mask()), kTolerance<Math>) << what;
+}
+
+TYPED_TEST(Scatter, EverySize) {
+  uint32_t number = 0;
+  for (const Sizes& sizes : kSizes) {
+    ++number;
+    // Samples beyond the window's bins, too.
+    for (const float spread : {1.f, 6.f}) {
+      seed(number);
+      expect_gradients<TypeParam>(
+          Convolution(sizes, kBits<TypeParam>, spread, number),
+          "sizes " + std::to_string(number) + ", spread " + std::to_string(spread));
+    }
+  }
+}
+
+TYPED_TEST(Scatter, AllSamplesNearOnePixel) {
+  Convolution conv({1, 8, 9, 17, 3, 3, 3}, kBits<TypeParam>, 0.f, 1);
+  const dcn::ConvShape& shape = conv.shape;
+  for (int i = 0; i < static_cast<int>(conv.offset.size()); ++i) {
+    const int map = i / (shape.P * shape.Q), p = i / shape.Q % shape.P, q = i % shape.Q;
+    const int tap = map / 2;
+    conv.offset[static_cast<size_t>(i)] =
+        map % 2 == 0 ? 4.25f - static_cast<float>(shape.origin_y(p, tap / 3))
+                     : 6.5f - static_cast<float>(shape.origin_x(q, tap % 3));
+  }
+  expect_gradients<TypeParam>(conv, "one pixel");
+}
+
+TYPED_TEST(Scatter, WeightGradient) {
+  uint32_t number = 0;
+  for (const Sizes& sizes : kSizes) {
+    seed(++number);
+    const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
+    const int slices = 1 + static_cast<int>(number) % 3;
+    EXPECT_LT(error_of(run_wgrad_narrow<TypeParam>(conv, slices), conv.grad_weight()),
+              kTolerance<TypeParam>)
+        << "sizes " << number;
+  }
+}
+
+TYPED_TEST(Scatter, WeightGradientOfNoNumber) {
+  Convolution conv(Sizes{1, 24, 9, 9, 64, 3, 3, 1, 4}, kBits<TypeParam>, 2.f, 1);
+  conv.image[1000] = std::numeric_limits<float>::infinity();
+  conv.grad[1000] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_LT(error_of(run_wgrad_narrow<TypeParam>(conv, 2), conv.grad_weight()),
+            kTolerance<TypeParam>);
+}
+
+// What is not finite reaches the pixels that its samples touch, and no other.
+TYPED_TEST(Scatter, WhatIsNotFiniteStaysWhereItIs) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const int what : {0, 1}) {
+    Convolution conv({1, 20, 9, 9, 5, 3, 3, 1, 2}, kBits<TypeParam>, 0.f, 1);  // whole pixels
+    const Convolution sound = conv;
+    const dcn::ConvShape& shape = conv.shape;
+    const int p = 4, q = 5;
+    if (what == 0) {
+      conv.grad[static_cast<size_t>((p * shape.Q + q) * shape.K)] = kInfinity;
+    } else {
+      for (int map = 0; map < shape.D * shape.taps(); ++map) {
+        conv.mask[static_cast<size_t>((map * shape.P + p) * shape.Q + q)] = kInfinity;
+      }
+    }
+    const ScatterResult result = run_scatter<TypeParam>(conv),
+                        before = run_scatter<TypeParam>(sound);
+    for (int i = 0; i < static_cast<int>(result.input.size()); ++i) {
+      const int y = i / shape.C / shape.W, x = i / shape.C % shape.W;
+      const bool touched = std::abs(y - p) <= 1 && std::abs(x - q) <= 1;
+      // A mask without bound spreads by weights of 0, too: to the next row and column.
+      const bool near = what == 1 && y - p >= -1 && y - p <= 2 && x - q >= -1 && x - q <= 2;
+      const float value = result.input[static_cast<size_t>(i)];
+      if (touched) {
+        EXPECT_FALSE(std::isfinite(value)) << y << ", " << x;
+      } else if (!near) {
+        EXPECT_NEAR(value, before.input[static_cast<size_t>(i)], 1e-4) << y << ", " << x;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace emulation
