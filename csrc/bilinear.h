@@ -147,16 +147,16 @@ DCN_HOST_DEVICE PairedSample make_paired_sample(float y, float x, float mask, in
   return result;
 }
 
-// A sample of a window: a part of the image that is finite, and zero outside of the image. There,
-// corners are read without a look at the image's border.
+// A sample of a window: a copy of a rectangle of the image, with zeros where it reaches beyond the
+// image. There, corners are read without a look at the image's border.
 struct WindowSample {
   int32_t y0, x0;   // of corner 0
   float weight[4];  // times the mask
 };
 
-// Whether that holds, for a window whose corners 0 are in [top, bottom) x [left, right). A sample
-// on the line before the first row or column of pixels is outside, but has a corner among them; and
-// a mask that is not finite would make NaN of zero. Both are left to make_paired_sample.
+// Whether a sample is one, for a window whose corners 0 are in [top, bottom) x [left, right). A
+// sample on the line before the first row or column of pixels is outside, but has a corner among
+// them; and a mask that is not finite would make NaN of zero. Both are left to make_paired_sample.
 DCN_HOST_DEVICE bool in_window(float y, float x, float mask, float top, float bottom, float left,
                                float right) {
   // No && and no branch: nearly always all of it holds.

@@ -20,8 +20,8 @@ struct OgradTile {
   int ahead;       // of the 8 pairs of rows that a warp gathers
   bool ragged;     // serves channels that are no multiple of a step's
   FusedMath last;  // serves up to
-  // Nanoseconds of a step with 16-bit and with tf32 arithmetic, on an H200 whose multiprocessors are
-  // all at it. One tile serves 3xTF32.
+  // Nanoseconds of a step with 16-bit and with tf32 arithmetic, on an H200 whose multiprocessors
+  // are all at it. One tile serves 3xTF32.
   int step_ns[2];
 
   constexpr bool serves(FusedMath math) const { return math <= last; }

@@ -1,6 +1,6 @@
 // NOTE [fused backward]
 //
-//   pack    the weight, transposed, for ograd and dgrad; zeroes the counters of all
+//   pack    the weight, transposed, for ograd and dgrad; zeroes the counters of dgrad
 //   lane 0  for some images at a time: landing lists, then dgrad gathers the input gradient
 //   lane 1  ograd: offset and mask gradients
 //   lane 2  wgrad: weight gradient; bias gradient

@@ -104,12 +104,6 @@ __device__ __forceinline__ void split_tf32(uint32_t value, uint32_t& leading, ui
   trailing = round_to_tf32(left);
 }
 
-// A value that the tensor cores, which ignore the bits that tf32 has not, take as rounded.
-__device__ __forceinline__ uint32_t rounded_when_cut(float value) {
-  const uint32_t bits = __float_as_uint(value);
-  return fabsf(value) < INFINITY ? bits + 0x1000 : bits;
-}
-
 // f32 values; 3xTF32 splits them later, and needs them unrounded.
 template <FusedMath kKind_>
 struct MathF32 {
@@ -127,11 +121,11 @@ struct MathF32 {
       sum = fmaf(__uint_as_float(weight.y), __uint_as_float(register_of(corner[1], i)), sum);
       sum = fmaf(__uint_as_float(weight.z), __uint_as_float(register_of(corner[2], i)), sum);
       sum = fmaf(__uint_as_float(weight.w), __uint_as_float(register_of(corner[3], i)), sum);
-      value[i] = kKind == FusedMath::kTf32 ? rounded_when_cut(sum) : __float_as_uint(sum);
+      value[i] = kKind == FusedMath::kTf32 ? round_to_tf32(sum) : __float_as_uint(sum);
     }
   }
   static __device__ __forceinline__ uint32_t rounded(uint32_t value) {
-    return kKind == FusedMath::kTf32 ? rounded_when_cut(__uint_as_float(value)) : value;
+    return kKind == FusedMath::kTf32 ? round_to_tf32(__uint_as_float(value)) : value;
   }
   // A weight as the tensor cores take it; infinity leaves nothing over.
   template <typename Vector, int kParts>

@@ -76,10 +76,12 @@ __device__ __forceinline__ void load_grad(const OgradParams& params, const TileR
       for (int i = 0; i < 4; ++i) {
         const uint32_t value = register_of(vector, i);
         const int at = half % 2 * 8 + 2 * i + r;
-        if constexpr (weight_parts(Math::kKind) == 2) {
+        if constexpr (Math::kKind == FusedMath::k3xTf32) {
           split_tf32(value, a[half / 2][at], a[half / 2][16 + at]);
+        } else if constexpr (Math::kKind == FusedMath::kTf32) {
+          a[half / 2][at] = round_to_tf32(__uint_as_float(value));
         } else {
-          a[half / 2][at] = Math::rounded(value);
+          a[half / 2][at] = value;
         }
       }
     }

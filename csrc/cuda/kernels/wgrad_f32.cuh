@@ -97,8 +97,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   extern __shared__ uint8_t shared_memory[];
   const uint32_t start = ptx::shared_address(shared_memory);
   const uint32_t stages = (start + kTileAlignment - 1) & ~(kTileAlignment - 1u);
-  const int thread = kept(threadIdx.x), lane = thread % 32, warp = kept(threadIdx.x / 32);
-  if (thread == 0) WgradF32Ring<Config>::init(stages);
+  const int lane = threadIdx.x % 32, warp = kept(threadIdx.x / 32);
+  if (threadIdx.x == 0) WgradF32Ring<Config>::init(stages);
   __syncthreads();
   ptx::launch_dependents();
 

@@ -26,9 +26,9 @@ class WgradF32Gather {
   __device__ __forceinline__ void fill(const WgradSegments<Config>& segment) {
     const WgradUnit unit = segment.unit(params_, warp_ % Config::kUnits);
     const int32_t vector = lane_ % 8 * kVectorBytes;
-    slice_ = reinterpret_cast<const uint8_t*>(static_cast<const float*>(params_.input) +
-                                              unit.channel) +
-             (vector < unit.left * 4 ? vector : 0);
+    slice_ =
+        reinterpret_cast<const uint8_t*>(static_cast<const float*>(params_.input) + unit.channel) +
+        (vector < unit.left * 4 ? vector : 0);
     asm volatile("" : "+l"(slice_));  // one number, not a sum to be added up for each load
     const int32_t channel = segment.first_k + lane_ % 8 * 4;
     grad_channels_ = params_.grad_layout.group_channels - channel;
@@ -70,9 +70,9 @@ class WgradF32Gather {
 
  private:
   static constexpr int kGroups = kPixels / 8;
-  static constexpr int kVectors = Config::kChannels / 32;         // of a pixel's gradient
-  static constexpr int kShare = (kVectors - 1) / kGroups + 1;     // that come beside a group
-  static constexpr int kRowsBytes = 8 * kSliceBytes;              // of 8 rows of a tile
+  static constexpr int kVectors = Config::kChannels / 32;      // of a pixel's gradient
+  static constexpr int kShare = (kVectors - 1) / kGroups + 1;  // that come beside a group
+  static constexpr int kRowsBytes = 8 * kSliceBytes;           // of 8 rows of a tile
 
   // Lane (q, v) = (lane / 8, lane % 8) has vectors v of pixels q and q + 4 of a group.
   __device__ __forceinline__ void load(const Plan& plan, int group) {
@@ -137,8 +137,8 @@ class WgradF32Gather {
   // Four channels of this lane's pixel of the four from 4 * `quad` on, into 32 rows of a tile.
   __device__ __forceinline__ void store(uint32_t rows, uint32_t part_bytes, int quad,
                                         const uint32_t (&value)[4]) const {
-    const uint32_t to = rows + lane_ % 8 * kSliceBytes + (quad ^ lane_ % 8) * kVectorBytes +
-                        lane_ / 8 * 4;
+    const uint32_t to =
+        rows + lane_ % 8 * kSliceBytes + (quad ^ lane_ % 8) * kVectorBytes + lane_ / 8 * 4;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       if constexpr (Config::kParts == 1) {

@@ -27,8 +27,8 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   static constexpr int kValueBytes = Base::kUnits * 32 * kSliceBytes;  // of one part
   static constexpr int kGradBytes = Base::kChannels * kSliceBytes;
   static constexpr int kStageBytes = kParts * (kValueBytes + kGradBytes);
-  static constexpr int kSharedBytes = kTileAlignment + kStages * kStageBytes + kBarrierBytes +
-                                      Base::kWarps * Base::kPlanBytes;
+  static constexpr int kSharedBytes =
+      kTileAlignment + kStages * kStageBytes + kBarrierBytes + Base::kWarps * Base::kPlanBytes;
 
   // Registers of a thread that multiplies, which takes what one that gathers gives up: 128 is what
   // both begin with.

@@ -64,8 +64,9 @@ class WgradSegments {
     return params.pixels - (first + step) * Config::kStepPixels;
   }
 
-  // Where the sums of unit i of the tile go: vectors of a fragment, in the order of wgrad_sum.cu. With
-  // each segment a CTA begins, or a tile, so that their numbers together are another each time.
+  // Where the sums of unit i of the tile go: vectors of a fragment, in the order of wgrad_sum.cu.
+  // With each segment a CTA begins, or a tile, so that their numbers together are another each
+  // time.
   __device__ __forceinline__ float4* sums(const WgradParams& params, int32_t i) const {
     constexpr int kUnitVectors = Config::kSliceChannels * Config::kChannels / 4;
     return reinterpret_cast<float4*>(params.partial) +

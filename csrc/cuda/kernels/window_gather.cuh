@@ -262,7 +262,7 @@ class WindowGather {
       corner[1] = *reinterpret_cast<const uint4*>(above + kSliceBytes);
       corner[2] = *reinterpret_cast<const uint4*>(below);
       corner[3] = *reinterpret_cast<const uint4*>(below + kSliceBytes);
-      const float(&w)[4] = sample.weight;
+      const float* w = sample.weight;
       Math::mix(corner, Math::weights({w[0], w[1], w[2], w[3]}), value[i]);
     }
   }
