@@ -85,9 +85,6 @@ inline void store_sums(uint32_t to, float4 sums) {
   if (to % 16 != 0) emulation::fail("misaligned store");
   std::memcpy(emulation::shared_at(to), &sums, sizeof sums);
 }
-inline void load_vector_if(bool exists, const void* from, uint4& vector) {
-  if (exists) vector = __ldg(static_cast<const uint4*>(from));
-}
 inline void load_map(bool exists, bool is_short, const uint8_t* from, uint32_t& value) {
   if (!exists) return;
   value = is_short ? __ldg(reinterpret_cast<const uint16_t*>(from))
