@@ -18,14 +18,13 @@ constexpr int64_t kMostWorkspace = 63 * kMiB;
 // Nanoseconds on an H200: a tile's plans and its stores.
 constexpr int64_t kTileNs = 7000;
 
-// Where fused is quicker than im2col_gemm (H200, 3x3 kernels, one offset group). A smaller call
-// lasts as long as its dozen launches: 2 x 64 x 32 x 32 takes 71 us by im2col_gemm, 99 by fused.
-// Columns cost memory traffic in proportion to the channels, products in proportion to their
-// square, and cuBLAS multiplies better than these kernels do: 16 bits at 256 x 256 channels are 1.1
-// to 1.2 times quicker by fused and 1.7 times slower at 512 x 512; tf32 at 128 x 128 1.2 to 1.4
-// times quicker and at 256 x 256 1.1 to 1.2 times slower; 3xTF32 at 256 x 256 the same.
+// Where fused is quicker than im2col_gemm (H200, 3x3 kernels). A smaller call lasts as long as its
+// dozen launches: 2 x 64 x 32 x 32 takes 71 us by im2col_gemm, 99 by fused. Columns cost memory
+// traffic in proportion to the channels, products in proportion to their square, and cuBLAS
+// multiplies better than these kernels do: at 512 x 256 channels both take the same, at 512 x 512
+// fused takes 1.6 times as long in 16 bits, 1.7 in tf32 and 1.3 with 3xTF32.
 constexpr int64_t kLeastProducts = int64_t{1} << 29;
-constexpr int32_t most_channels(FusedMath math) { return math == FusedMath::kTf32 ? 128 : 256; }
+constexpr int32_t kMostChannels = 256;  // in or out, whichever are fewer
 
 // The channels of a tile share their samples.
 bool within_offset_group(const ConvShape& shape, int channels) {
@@ -133,11 +132,11 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
 
 bool worth_fused_backward(const ConvShape& shape, FusedMath math) {
   if (!worth_fused(shape, math) || !worth_fused(transposed(shape), math)) return false;
-  if (scatters(shape) && !worth_scatter(shape, math)) return false;
+  if (scatters(shape) && !worth_scatter(shape)) return false;
   const int64_t products =
       shape.output_pixels() * shape.output_channels_per_group() * shape.gemm_k() * shape.G;
-  const int32_t channels = std::max(shape.channels_per_group(), shape.output_channels_per_group());
-  return products >= kLeastProducts && channels <= most_channels(math);
+  const int32_t channels = std::min(shape.channels_per_group(), shape.output_channels_per_group());
+  return products >= kLeastProducts && channels <= kMostChannels;
 }
 
 std::string why_not_fused_backward(const ConvShape& shape, FusedMath math, int compute_capability,

@@ -35,7 +35,7 @@ ScatterPlan plan_scatter(const ConvShape& shape, FusedMath math, int multiproces
                          const std::array<bool, 5>& output_mask);
 
 // Whether it is quicker than writing columns.
-bool worth_scatter(const ConvShape& shape, FusedMath math);
+bool worth_scatter(const ConvShape& shape);
 
 // Empty, or why these gradients are not for the scatter.
 std::string why_not_scatter(const ConvShape& shape, FusedMath math,
