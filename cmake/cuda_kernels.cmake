@@ -10,13 +10,15 @@ target_sources(dcn PRIVATE
   csrc/cuda/kernels/landing_planes.cu
   csrc/cuda/kernels/landing_sort.cu
   csrc/cuda/kernels/fprop_sm80.cu csrc/cuda/kernels/fprop_sm90.cu
-  csrc/cuda/kernels/dgrad_sm90.cu csrc/cuda/kernels/ograd_sm90.cu csrc/cuda/kernels/wgrad_sm90.cu
-  csrc/cuda/kernels/scatter.cu csrc/cuda/kernels/wgrad_narrow.cu)
+  csrc/cuda/kernels/dgrad_sm90.cu csrc/cuda/kernels/ograd_sm90.cu csrc/cuda/kernels/owgrad_sm90.cu
+  csrc/cuda/kernels/wgrad_sm90.cu csrc/cuda/kernels/scatter.cu csrc/cuda/kernels/wgrad_narrow.cu)
 foreach(math f16 bf16 tf32 3xtf32)
   target_sources(dcn PRIVATE csrc/cuda/kernels/fprop_sm80_${math}.cu)
 endforeach()
 # wgmma has no form that runs on another architecture than 9.0.
-add_library(dcn_sm90 OBJECT csrc/cuda/kernels/wgrad_sum.cu
+add_library(dcn_sm90 OBJECT
+  csrc/cuda/kernels/owgrad_sm90_f16.cu csrc/cuda/kernels/owgrad_sm90_bf16.cu
+  csrc/cuda/kernels/owgrad_sum.cu csrc/cuda/kernels/wgrad_sum.cu
   csrc/cuda/kernels/image_planes.cu csrc/cuda/kernels/scatter_weight.cu)
 foreach(math f16 bf16 tf32 3xtf32)
   foreach(kernel fprop dgrad ograd wgrad)

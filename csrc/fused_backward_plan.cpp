@@ -15,8 +15,9 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 // Of all pieces together; the bias gradient's partial sums take less than what is left of 64.
 constexpr int64_t kMostWorkspace = 63 * kMiB;
 
-// Nanoseconds on an H200: a tile's plans and its stores.
+// Nanoseconds on an H200: a tile's plans and its stores; parts of the offset and mask gradients.
 constexpr int64_t kTileNs = 7000;
+constexpr int64_t kPartBytesPerNs = 1000;
 
 // Where fused is quicker than im2col_gemm (H200, 3x3 kernels). A smaller call lasts as long as its
 // dozen launches: 2 x 64 x 32 x 32 takes 71 us by im2col_gemm, 99 by fused. Columns cost memory
@@ -88,8 +89,8 @@ int64_t workspace_bytes(const FusedBackwardPlan& plan, const ConvShape& shape) {
   const DgradPlan& dgrad = plan.dgrad;
   const int64_t chunks = dgrad.images > 0 ? tiles_of(shape.N, dgrad.images) : 0;
   if (plan.scatter.chosen()) return workspace_bytes(plan.scatter);
-  return plan.packed_bytes + plan.wgrad.partial_bytes + dgrad.landing_bytes +
-         chunks * dgrad.irregular_bytes;
+  return plan.packed_bytes + plan.wgrad.partial_bytes + plan.owgrad_part_bytes +
+         dgrad.landing_bytes + chunks * dgrad.irregular_bytes;
 }
 
 std::string describe(const FusedBackwardPlan& plan) {
@@ -104,7 +105,8 @@ std::string describe(const FusedBackwardPlan& plan) {
   }
   if (plan.ograd) text += ", sampling gradients";
   if (plan.wgrad.tile >= 0) {
-    text += ", weight gradient by " + std::to_string(plan.wgrad.ctas) + " CTAs";
+    text += std::string(plan.owgrad ? " with" : ",") + " weight gradient by " +
+            std::to_string(plan.wgrad.ctas) + " CTAs";
   }
   return text;
 }
@@ -119,12 +121,23 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
   }
   plan.ograd = output_mask[2] || output_mask[3];
   if (output_mask[1]) plan.wgrad = plan_wgrad(shape, math, multiprocessors);
+  if (output_mask[1] && plan.ograd && why_not_owgrad(shape, math).empty()) {
+    const WgradPlan both = plan_wgrad(shape, math, multiprocessors, -1, 0, owgrad_step_ns);
+    const int64_t part_bytes =
+        owgrad_part_bytes(shape, fused_layout(shape, element_bytes(math)), kWgradTiles[both.tile]);
+    plan.owgrad = both.time_ns + part_bytes / kPartBytesPerNs <
+                  plan.wgrad.time_ns + plan_ograd(shape, math, multiprocessors).time_ns;
+    if (plan.owgrad) {
+      plan.wgrad = both;
+      plan.owgrad_part_bytes = part_bytes;
+    }
+  }
   if (plan.ograd || output_mask[0]) {
     const FusedLayout layout = fused_layout(transposed(shape), element_bytes(math));
     plan.packed_bytes = packed_bytes(transposed(shape), layout, math, kPieceChannels);
   }
   if (output_mask[0]) {
-    const int64_t taken = plan.packed_bytes + plan.wgrad.partial_bytes;
+    const int64_t taken = workspace_bytes(plan, shape);
     plan.dgrad = plan_dgrad(shape, math, multiprocessors, kMostWorkspace - taken);
   }
   return plan;

@@ -3,15 +3,16 @@
 //
 // Three pieces run side by side: the offset and mask gradients (ograd), the weight gradient (wgrad)
 // and the input gradient, which is gathered from landing lists (dgrad), for some images of the
-// batch at a time. Where few channels share their samples, the scatter makes all of them.
+// batch at a time. One kernel makes the first two where it can (owgrad). Where few channels share
+// their samples, the scatter makes all of them.
 #pragma once
 
 #include <array>
 #include <string>
 
 #include "fused_plan.h"
+#include "owgrad_plan.h"
 #include "scatter_plan.h"
-#include "wgrad_plan.h"
 
 namespace dcn {
 
@@ -26,7 +27,9 @@ struct DgradPlan {
 struct FusedBackwardPlan {
   FusedMath math = FusedMath::kF16;
   bool ograd = false;
-  WgradPlan wgrad;  // tile -1: there is no weight gradient to make
+  WgradPlan wgrad;                // tile -1: there is no weight gradient to make
+  bool owgrad = false;            // one kernel for both
+  int64_t owgrad_part_bytes = 0;  // of the offset and mask gradients
   DgradPlan dgrad;
   int64_t packed_bytes = 0;  // of the weight, transposed
   ScatterPlan scatter;       // instead of those three

@@ -39,7 +39,7 @@ OgradChoice plan_ograd(const ConvShape& shape, FusedMath math, int multiprocesso
     for (int parts = least; parts <= most; ++parts) {
       const int64_t time = estimate(shape, math, tile, parts, multiprocessors);
       if (time >= best_time) continue;
-      best = {t, parts};
+      best = {t, parts, time};
       best_time = time;
     }
   }

@@ -36,8 +36,9 @@ constexpr OgradTile kOgradTiles[] = {
 constexpr int kOgradTileCount = sizeof(kOgradTiles) / sizeof(kOgradTiles[0]);
 
 struct OgradChoice {
-  int tile = -1;      // of kOgradTiles
-  int tap_parts = 1;  // CTAs that share the taps of a tile of pixels
+  int tile = -1;        // of kOgradTiles
+  int tap_parts = 1;    // CTAs that share the taps of a tile of pixels
+  int64_t time_ns = 0;  // the estimate
 };
 OgradChoice plan_ograd(const ConvShape& shape, FusedMath math, int multiprocessors);
 

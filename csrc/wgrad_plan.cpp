@@ -15,24 +15,23 @@ constexpr int64_t kSegmentNs = 2500;
 constexpr int64_t kSumNs = 3000;
 constexpr int64_t kSumBytesPerNs = 4000;
 
-int64_t estimate(const WgradWork& work, const WgradTile& tile, FusedMath math,
-                 const WgradPlan& plan) {
+int64_t estimate(const WgradWork& work, int step_ns, const WgradPlan& plan) {
   const int64_t steps = tiles_of(work.all_steps(), plan.ctas);
   const int64_t segments = tiles_of(steps - 1, work.steps) + 1;
-  return steps * step_ns(tile, math) + segments * kSegmentNs + kSumNs +
-         plan.partial_bytes / kSumBytesPerNs;
+  return steps * step_ns + segments * kSegmentNs + kSumNs + plan.partial_bytes / kSumBytesPerNs;
 }
 
 }  // namespace
 
 WgradPlan plan_wgrad(const ConvShape& shape, FusedMath math, int multiprocessors, int tile,
-                     int ctas) {
+                     int ctas, int (*step_time)(const WgradTile&, FusedMath)) {
   const FusedLayout layout = fused_layout(shape, element_bytes(math));
   WgradPlan best;
-  int64_t best_time = std::numeric_limits<int64_t>::max();
+  best.time_ns = std::numeric_limits<int64_t>::max();
   bool best_bounded = false;
   for (int t = 0; t < kWgradTileCount; ++t) {
-    if ((tile >= 0 && t != tile) || step_ns(kWgradTiles[t], math) == 0) continue;
+    const int time_of_step = step_time(kWgradTiles[t], math);
+    if ((tile >= 0 && t != tile) || time_of_step == 0) continue;
     const WgradWork work = wgrad_work(shape, layout, kWgradTiles[t]);
     const int most = static_cast<int>(std::min<int64_t>(multiprocessors, work.all_steps()));
     for (int c = 1; c <= most; ++c) {
@@ -40,11 +39,12 @@ WgradPlan plan_wgrad(const ConvShape& shape, FusedMath math, int multiprocessors
       WgradPlan plan{t, c};
       plan.partial_bytes =
           (work.tiles() + c - 1) * segment_bytes(kWgradTiles[t], element_bytes(math));
-      const int64_t time = estimate(work, kWgradTiles[t], math, plan);
+      plan.time_ns = estimate(work, time_of_step, plan);
       const bool bounded = plan.partial_bytes <= kMostPartialBytes;
-      if (bounded < best_bounded || (bounded == best_bounded && time >= best_time)) continue;
+      if (bounded < best_bounded || (bounded == best_bounded && plan.time_ns >= best.time_ns)) {
+        continue;
+      }
       best = plan;
-      best_time = time;
       best_bounded = bounded;
     }
   }

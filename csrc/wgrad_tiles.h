@@ -16,19 +16,20 @@ struct WgradTile {
   // Nanoseconds of a step of a CTA with 16-bit, tf32 and 3xTF32 arithmetic, on an H200 whose
   // multiprocessors are all at it. 0: not compiled.
   int step_ns[3];
+  int owgrad_step_ns;  // with the offset and mask gradients, in 16 bits
 };
 
 constexpr WgradTile kWgradTiles[] = {
     // Registers for a third warpgroup; with 128 channels they would spill.
-    {3, 64, 4, {1530, 0, 0}},
-    {2, 128, 4, {1600, 0, 0}},
+    {3, 64, 4, {1530, 0, 0}, 2650},
+    {2, 128, 4, {1600, 0, 0}, 1950},
     // A gather serves 256 channels.
-    {2, 256, 4, {1670, 0, 0}},
-    {8, 64, 1, {0, 2600, 3600}},
-    {8, 128, 1, {0, 3600, 0}},
+    {2, 256, 4, {1670, 0, 0}, 3150},
+    {8, 64, 1, {0, 2600, 3600}, 0},
+    {8, 128, 1, {0, 3600, 0}, 0},
     // Three products have no registers for more, and units are gathered for 128 channels.
-    {4, 128, 2, {0, 0, 2600}},
-    {4, 256, 2, {0, 2450, 0}},
+    {4, 128, 2, {0, 0, 2600}, 0},
+    {4, 256, 2, {0, 2450, 0}, 0},
 };
 constexpr int kWgradTileCount = sizeof(kWgradTiles) / sizeof(kWgradTiles[0]);
 
@@ -40,6 +41,7 @@ constexpr int kGradStages = 3;  // tiles of the gradient on their way or in use
 constexpr int step_ns(const WgradTile& tile, FusedMath math) {
   return tile.step_ns[math == FusedMath::k3xTf32 ? 2 : math == FusedMath::kTf32 ? 1 : 0];
 }
+constexpr int owgrad_step_ns(const WgradTile& tile, FusedMath) { return tile.owgrad_step_ns; }
 
 // The steps of a weight gradient. Units are the steps of the forward pass (fused_layout.h).
 struct WgradWork {

@@ -5,8 +5,9 @@
 //   lane 1  ograd: offset and mask gradients
 //   lane 2  wgrad: weight gradient; bias gradient
 //
-// The lanes fill each other's tails; each of the kernels fills the device by itself on a large
-// layer. Everything is allocated on the caller's stream before the fork.
+// Where one kernel makes the gradients of both, they share a lane (owgrad). The lanes fill each
+// other's tails; each of the kernels fills the device by itself on a large layer. Everything is
+// allocated on the caller's stream before the fork.
 #include "fused_backward.h"
 
 #include <ATen/ops/empty.h>
@@ -15,6 +16,7 @@
 
 #include "kernels/dgrad_params.h"
 #include "kernels/ograd_params.h"
+#include "kernels/owgrad_params.h"
 #include "kernels/wgrad_params.h"
 #include "layout.h"
 #include "pack_params.h"
@@ -31,21 +33,21 @@ using at::Tensor;
 // The parts of the workspace.
 struct Workspace {
   Tensor buffer;
-  uint8_t *packed, *wgrad_partial, *landing, *counters;
+  uint8_t *packed, *wgrad_partial, *owgrad_parts, *landing, *counters;
   int64_t counter_bytes;  // of all chunks
 
   Workspace(const FusedBackwardPlan& plan, int64_t chunks, const Tensor& like) {
     const DgradPlan& dgrad = plan.dgrad;
     counter_bytes = chunks * dgrad.irregular_bytes;
-    const int64_t parts[] = {plan.packed_bytes, plan.wgrad.partial_bytes, dgrad.landing_bytes,
-                             counter_bytes};
+    const int64_t parts[] = {plan.packed_bytes, plan.wgrad.partial_bytes, plan.owgrad_part_bytes,
+                             dgrad.landing_bytes, counter_bytes};
     int64_t bytes = 0;
     for (const int64_t part : parts) bytes += aligned_part(part);
     buffer = at::empty({bytes},
                        like.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
     auto* next = static_cast<uint8_t*>(buffer.mutable_data_ptr());
-    uint8_t** const begins[] = {&packed, &wgrad_partial, &landing, &counters};
-    for (int i = 0; i < 4; ++i) {
+    uint8_t** const begins[] = {&packed, &wgrad_partial, &owgrad_parts, &landing, &counters};
+    for (int i = 0; i < 5; ++i) {
       *begins[i] = next;
       next += aligned_part(parts[i]);
     }
@@ -69,11 +71,17 @@ class Backward {
     const auto caller = c10::cuda::getCurrentCUDAStream();
     if (plan_.packed_bytes > 0) pack(caller);
     const bool with_input = plan_.dgrad.tile >= 0, with_weight = plan_.wgrad.tile >= 0;
-    const StreamFork fork(caller, with_input + plan_.ograd + (with_weight || bias));
+    const bool apart = plan_.ograd && !plan_.owgrad;
+    const StreamFork fork(caller, with_input + apart + (with_weight || bias));
     int lane = 0;
     if (with_input) input_gradient(gradients.input, fork.lane(lane++));
-    if (plan_.ograd) sampling_gradients(gradients, fork.lane(lane++));
-    if (with_weight) weight_gradient(gradients.weight, fork.lane(lane));
+    if (apart) sampling_gradients(gradients, fork.lane(lane++));
+    if (plan_.owgrad) {
+      sampling_and_weight_gradients(gradients, fork.lane(lane));
+    } else if (with_weight) {
+      C10_CUDA_CHECK(
+          launch_wgrad_sm90(weight_params(gradients.weight), plan_.math, fork.lane(lane)));
+    }
     if (bias) bias->run(fork.lane(lane));
   }
 
@@ -134,8 +142,9 @@ class Backward {
     }
   }
 
+  static void* data(const Tensor& t) { return t.defined() ? t.mutable_data_ptr() : nullptr; }
+
   void sampling_gradients(const FusedGradients& gradients, cudaStream_t stream) const {
-    const auto data = [](const Tensor& t) { return t.defined() ? t.mutable_data_ptr() : nullptr; };
     OgradParams params{};
     params.shape = shape_;
     params.layout = layout_;
@@ -150,7 +159,19 @@ class Backward {
     C10_CUDA_CHECK(launch_ograd_sm90(params, plan_.math, call_.multiprocessors, stream));
   }
 
-  void weight_gradient(const Tensor& gradient, cudaStream_t stream) const {
+  void sampling_and_weight_gradients(const FusedGradients& gradients, cudaStream_t stream) const {
+    OwgradParams params{};
+    static_cast<WgradParams&>(params) = weight_params(gradients.weight);
+    params.weight = workspace_.packed;
+    params.grad_offset = data(gradients.offset);
+    params.grad_mask = data(gradients.mask);
+    if (plan_.owgrad_part_bytes > 0) {
+      params.parts = reinterpret_cast<float*>(workspace_.owgrad_parts);
+    }
+    C10_CUDA_CHECK(launch_owgrad_sm90(params, plan_.math, stream));
+  }
+
+  WgradParams weight_params(const Tensor& gradient) const {
     WgradParams params{};
     params.shape = shape_;
     params.layout = layout_;
@@ -167,7 +188,7 @@ class Backward {
     params.tile = plan_.wgrad.tile;
     params.ctas = plan_.wgrad.ctas;
     params.partial = reinterpret_cast<float*>(workspace_.wgrad_partial);
-    C10_CUDA_CHECK(launch_wgrad_sm90(params, plan_.math, stream));
+    return params;
   }
 
   const FusedCall& call_;

@@ -81,6 +81,27 @@ TEST(Plan, MakesOnlyWhatIsWanted) {
   EXPECT_EQ(workspace_bytes(mask, shape), mask.packed_bytes);
 }
 
+TEST(Plan, OneKernelMakesTheGradientsOfSamplesAndWeightIn16Bits) {
+  const auto plan = [](const ConvShape& shape, FusedMath math, std::array<bool, 5> mask) {
+    return plan_fused_backward(shape, math, kMultiprocessors, mask);
+  };
+  for (const ConvShape& shape : kLayers) {
+    for (const FusedMath math : kMaths) {
+      EXPECT_EQ(plan(shape, math, kAll).owgrad, element_bytes(math) == 2);
+    }
+  }
+  // All channels of a sample in one CTA, or two parts of them.
+  EXPECT_EQ(plan(kLayers[0], FusedMath::kF16, kAll).owgrad_part_bytes, 0);
+  EXPECT_EQ(plan(kLayers[1], FusedMath::kF16, kAll).owgrad_part_bytes, 0);
+  EXPECT_EQ(plan(kLayers[2], FusedMath::kF16, kAll).owgrad_part_bytes,
+            2 * 27 * kLayers[2].output_pixels() * 4);
+  const ConvShape& shape = kLayers[1];
+  EXPECT_FALSE(plan(shape, FusedMath::kF16, {true, false, true, true, true}).owgrad);
+  EXPECT_FALSE(plan(shape, FusedMath::kF16, {true, true, false, false, true}).owgrad);
+  EXPECT_TRUE(plan(shape, FusedMath::kF16, {false, true, false, true, false}).owgrad);
+  EXPECT_FALSE(plan(layer(2, 96, 32, 32, 64), FusedMath::kF16, kAll).owgrad);
+}
+
 TEST(Plan, ManyImagesAreWalkedInEvenChunks) {
   const ConvShape shape = layer(33, 64, 128, 128, 64);
   const DgradPlan plan = plan_fused_backward(shape, FusedMath::kF16, kMultiprocessors, kAll).dgrad;

@@ -151,6 +151,14 @@ __device__ __forceinline__ void wgmma_wait(float (&sums)[kSums]) {
   wgmma_wait(sums, none);
 }
 
+// Waits for all but the last group of multiplications that was committed.
+template <int kSums>
+__device__ __forceinline__ void wgmma_wait_but_one(float (&sums)[kSums]) {
+  asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
 // Descriptor of a tile of rows of 128 bytes in shared memory, swizzled, gemm_k along the row. A
 // multiplication further along gemm_k adds its byte offset / 16.
 __device__ __forceinline__ uint64_t tile_descriptor(uint32_t tile) {
@@ -225,6 +233,25 @@ DCN_WGMMA(WgmmaBF16, "k16.f32.bf16.bf16", "1, 1, 0")
 DCN_WGMMA(WgmmaTF32, "k8.f32.tf32.tf32", "1, 1")
 
 #undef DCN_WGMMA
+
+// wgmma of tiles: A and B by descriptor, both with gemm_k along their rows.
+#define DCN_TILE_WGMMA(NAME, TYPES)                                                       \
+  struct NAME {                                                                           \
+    static __device__ __forceinline__ void mma(float (&sums)[32], uint64_t a, uint64_t b, \
+                                               bool add) {                                \
+      asm volatile(                                                                       \
+          "{.reg .pred p; setp.ne.s32 p, %34, 0; "                                        \
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPES " {" DCN_REGISTERS_0_31     \
+          "}, %32, %33, p, 1, 1, 0, 0;}"                                                  \
+          : DCN_SUMS32(0)                                                                 \
+          : "l"(a), "l"(b), "r"(static_cast<int>(add)));                                  \
+    }                                                                                     \
+  };
+
+DCN_TILE_WGMMA(TileWgmmaF16, "f16.f16")
+DCN_TILE_WGMMA(TileWgmmaBF16, "bf16.bf16")
+
+#undef DCN_TILE_WGMMA
 
 // wgmma of panels: A and B by descriptor, both with rows along gemm_k; sums are added to.
 #define DCN_PANEL_WGMMA(NAME, TYPES)                                                            \

@@ -14,10 +14,11 @@ namespace dcn {
 template <class Config>
 class GradRing {
  public:
+  // `tiles` at a multiple of 128 bytes.
   __device__ __forceinline__ GradRing(uint32_t tiles, uint32_t barriers, int thread)
       : tiles_(tiles), barriers_(barriers) {
     if (thread == 0) {
-      for (int i = 0; i < kGradStages; ++i) {
+      for (int i = 0; i < Config::kStages; ++i) {
         ptx::barrier_init(full(i), Config::kThreads);
         ptx::barrier_init(empty(i), Config::kWarps);
       }
@@ -26,6 +27,13 @@ class GradRing {
     __syncthreads();
   }
 
+  // Whether the group has the channels of this lane's vectors.
+  static __device__ __forceinline__ bool has_vector(const WgradParams& params,
+                                                    const WgradSegments<Config>& segment,
+                                                    int lane) {
+    return segment.first_k + lane % kRowVectors * (kVectorBytes / kElementBytes) <
+           params.grad_layout.group_channels;
+  }
   // This lane's vector of the first pixel. Channels that the group has not are never stored: any
   // will do.
   static __device__ __forceinline__ const uint8_t* first_vector(
@@ -50,13 +58,22 @@ class GradRing {
     const int row0 = lane / kRowVectors * kCopies + share;
     const int part = warp % Config::kRowParts * Config::kPlanPixels;
     const uint32_t row_bytes = params.grad_layout.channels * kElementBytes;
-    const uint32_t tile = tiles_ + filled_ * Config::kGradTileBytes;
+    // Rows of a share differ in bits that its first row has not: their vectors lie where its own
+    // do, some rows on, and changed places within 128 bytes.
+    const uint32_t first =
+        tiles_ + filled_ * Config::kGradTileBytes + Config::place(part + row0, lane % kRowVectors);
+    const int32_t rows = left - part - row0;
+    uint4 pixels = {};
 #pragma unroll
     for (int i = 0; i < kShare; ++i) {
       if (share + i >= kCopies) break;
-      ptx::copy_vector_or_zeros(tile + Config::place(part + row0 + i, lane % kRowVectors),
-                                first_vector + uint64_t{plan.pixel[row0 + i]} * row_bytes,
-                                part + row0 + i < left);
+      const uint32_t ahead = Config::place(i, 0), swizzle = ahead % kSliceBytes;
+      if (kShare % 4 == 0 && i % 4 == 0) {
+        pixels = *reinterpret_cast<const uint4*>(plan.pixel + row0 + i);
+      }
+      const uint32_t pixel = kShare % 4 == 0 ? register_of(pixels, i % 4) : plan.pixel[row0 + i];
+      ptx::copy_vector_or_zeros((first ^ swizzle) + (ahead - swizzle),
+                                first_vector + uint64_t{pixel} * row_bytes, i < rows);
     }
     ptx::barrier_arrive_after_copies(full(filled_));
     advance(filled_, filled_phase_);
@@ -81,13 +98,13 @@ class GradRing {
   static constexpr int kShare = tiles_of(kCopies, Config::kWarps / Config::kRowParts);
 
   static __device__ __forceinline__ void advance(uint32_t& stage, uint32_t& phase) {
-    if (++stage < kGradStages) return;
+    if (++stage < Config::kStages) return;
     stage = 0;
     phase ^= 1u;
   }
   __device__ __forceinline__ void release(uint32_t back, int lane) {
     if (lane != 0) return;
-    ptx::barrier_arrive(empty(used_ >= back ? used_ - back : used_ + kGradStages - back));
+    ptx::barrier_arrive(empty(used_ >= back ? used_ - back : used_ + Config::kStages - back));
   }
   __device__ __forceinline__ uint32_t full(uint32_t i) const { return barriers_ + i * 8; }
   __device__ __forceinline__ uint32_t empty(uint32_t i) const { return full(i) + 64; }

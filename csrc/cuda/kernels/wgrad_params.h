@@ -17,8 +17,11 @@ struct WgradParams {
   void* grad_weight;  // [K, C/G, R, S], of the image's dtype
   int64_t stride_k, stride_c, stride_r, stride_s;
 
-  int32_t tile;    // of kWgradTiles
-  int32_t ctas;    // that share all steps of all tiles evenly
+  int32_t tile;  // of kWgradTiles
+  int32_t ctas;  // that share all steps of all tiles evenly
+  // Slices whose units of one tap follow one another: units run through unit_slices slices > taps >
+  // slices of these.
+  int32_t unit_slices = 1;
   float* partial;  // sums of the segments, partial_bytes of the plan
 
   // What follows from the shape and the tile, set by the launcher.

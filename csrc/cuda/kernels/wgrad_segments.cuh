@@ -21,6 +21,7 @@ struct WgradConfig {
   static constexpr int kPlannedSteps = 2 * (32 / kPlanPixels);       // in use, and being planned
   static constexpr int kPlanBytes = kPlannedSteps * sizeof(StepPlan<kPlanPixels>);  // of a warp
   static constexpr int kGradTileBytes = kStepPixels * kChannels * kElementBytes;
+  static constexpr int kStages = kGradStages;
 };
 
 template <class Config>
@@ -51,12 +52,19 @@ class WgradSegments {
   __device__ __forceinline__ WgradUnit unit(const WgradParams& params, int32_t i) const {
     const FusedLayout& layout = params.layout;
     const int32_t unit = min(first_unit_ + i, params.units - 1);
-    const int32_t slice = unit / params.shape.taps();
+    const int32_t taps = params.shape.taps(), together = params.unit_slices;
+    const int32_t first_slice = unit / (taps * together) * together;
+    const int32_t rest = unit - first_slice * taps, tap = rest / together;
+    const int32_t slice = first_slice + rest - tap * together;
     const int32_t block = slice / layout.slices;
     const int32_t in_block = (slice - block * layout.slices) * Config::kSliceChannels;
-    return {unit - slice * params.shape.taps(),
-            group * layout.group_channels + block * layout.block_channels + in_block,
+    return {tap, group * layout.group_channels + block * layout.block_channels + in_block,
             layout.block_channels - in_block};
+  }
+
+  // Whether the tile has unit i.
+  __device__ __forceinline__ bool has_unit(const WgradParams& params, int32_t i) const {
+    return first_unit_ + i < params.units;
   }
 
   // Output pixels from the begin of a step of the segment on; below 0 beyond the last one.

@@ -60,7 +60,9 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32)
   ptx::wait_for_previous_grid();  // it leaves the sums
 
   if (static_cast<int32_t>(threadIdx.y) < taps) {
-    const int32_t unit = slice * shape.taps() + first_tap + threadIdx.y;
+    const int32_t together = params.unit_slices, first_slice = slice / together * together;
+    const int32_t unit =
+        first_slice * shape.taps() + (first_tap + threadIdx.y) * together + slice - first_slice;
     const int32_t channel_tile = first_k / params.tile_channels;
     const int32_t unit_tile = unit / params.tile_units;
     const int32_t t = (group * params.channel_tiles + channel_tile) * params.unit_tiles + unit_tile;

@@ -90,7 +90,7 @@ void multiply_tiles(Operand operand, float* sums, int count, uint32_t a, uint32_
 // wgmma: A and B in panels of 64 channels, rows along gemm_k.
 void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b);
 void commit_multiplications();
-void finish_multiplications();
+void finish_multiplications(size_t kept);  // but for the last groups
 // mma.sync, 16 rows x 8 channels.
 void multiply_warp(Operand operand, float* sums, const uint32_t* a, uint32_t b0, uint32_t b1);
 

@@ -104,11 +104,15 @@ inline void wgmma_fence() {}
 inline void wgmma_commit() { emulation::commit_multiplications(); }
 template <int kSums, int kFragments>
 void wgmma_wait(float (&)[kSums], uint32_t (&)[kFragments]) {
-  emulation::finish_multiplications();
+  emulation::finish_multiplications(0);
 }
 template <int kSums>
 void wgmma_wait(float (&)[kSums]) {
-  emulation::finish_multiplications();
+  emulation::finish_multiplications(0);
+}
+template <int kSums>
+void wgmma_wait_but_one(float (&)[kSums]) {
+  emulation::finish_multiplications(1);
 }
 
 // A descriptor is an address / 16: the rest of it, sizes and the swizzle, is the same for all.
@@ -149,6 +153,17 @@ struct PanelWgmma {
 };
 using PanelWgmmaF16 = PanelWgmma<emulation::Operand::kF16>;
 using PanelWgmmaBF16 = PanelWgmma<emulation::Operand::kBF16>;
+
+template <emulation::Operand kOperand>
+struct TileWgmma {
+  template <int kSums>
+  static void mma(float (&sums)[kSums], uint64_t a, uint64_t b, bool add) {
+    emulation::multiply_tiles(kOperand, sums, kSums, static_cast<uint32_t>(a << 4),
+                              static_cast<uint32_t>(b << 4), add);
+  }
+};
+using TileWgmmaF16 = TileWgmma<emulation::Operand::kF16>;
+using TileWgmmaBF16 = TileWgmma<emulation::Operand::kBF16>;
 
 template <emulation::Operand kOperand>
 struct Mma {

@@ -3,14 +3,16 @@
 //
 // A warp multiplies 16 rows, whether alone (mma.sync) or as a quarter of a warpgroup (wgmma): rows
 // depend on its own registers and on shared memory. wgmma is carried out when it is committed or
-// when it is waited for, which is left to chance; until then its sums are NaN.
+// when its group is waited for, which is left to chance; until then its sums are NaN.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "device.h"
@@ -20,16 +22,22 @@ namespace {
 
 constexpr int kLanes = 32, kRows = 16, kMostColumns = 256, kMostDepth = 16;
 
-enum class Form { kRegisters, kTiles, kPanels };  // of A; B is tiles or panels
+enum class Form { kRegisters, kPanels, kTiles };  // of A; B is a panel with panels, else a tile
+
 struct Multiplication {
   int sums;  // which of Pending::sums
   Operand operand;
   Form form;
   const uint32_t* a_registers[4];
-  uint32_t a, b;
+  uint32_t a, b;  // in shared memory
   bool add;
 };
-// Sums that a thread adds to.
+// Multiplications that are committed together.
+struct Group {
+  std::vector<Multiplication> multiplications;
+  bool done = false;
+};
+// Sums that a thread adds to; `to` is null once it has waited for them.
 struct Sums {
   float* to;
   int count;
@@ -38,7 +46,8 @@ struct Sums {
 // What a thread has under way.
 struct Pending {
   std::vector<Sums> sums;
-  std::vector<Multiplication> multiplications;
+  std::deque<Group> groups;
+  Group open;
 };
 thread_local Pending pending[1024];
 
@@ -136,50 +145,66 @@ void multiply(SumsOf sums_of, bool add) {
   }
 }
 
-// What all lanes of the warp of this thread have under way.
-void carry_out() {
+// The operands of multiplication `i` of the warp's groups `group`.
+void set_operands(const Pending* lanes, size_t group, size_t i) {
+  const Multiplication& first = lanes[0].groups[group].multiplications[i];
+  operands.columns = 2 * lanes[0].sums[first.sums].count;
+  operands.depth = depth_of(first.operand);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const Multiplication& own = lanes[lane].groups[group].multiplications[i];
+    if (own.a != first.a || own.b != first.b || own.add != first.add || own.sums != first.sums) {
+      fail("lanes multiply by different tiles");
+    }
+    for (int r = 0; r < 4 && own.form == Form::kRegisters; ++r) {
+      set_a(own.operand, lane, r, *own.a_registers[r]);
+    }
+  }
+  const int first_row = static_cast<int>(thread() / kLanes % 4) * kRows;
+  for (int k = 0; k < operands.depth && first.form != Form::kRegisters; ++k) {
+    for (int row = 0; row < kRows; ++row) {
+      operands.a[row][k] = first.form == Form::kPanels
+                               ? panel_value(first.operand, first.a, first_row + row, k)
+                               : tile_value(first.operand, first.a, first_row + row, k);
+    }
+  }
+  if (first.form != Form::kPanels) return set_b_from_tile(first.operand, first.b);
+  for (int k = 0; k < operands.depth; ++k) {
+    for (int column = 0; column < operands.columns; ++column) {
+      operands.b[k][column] = panel_value(first.operand, first.b, column, k);
+    }
+  }
+}
+
+// What all lanes of the warp of this thread have under way, but for the last `kept` groups.
+void carry_out(size_t kept) {
   Pending* const lanes = pending + thread() / kLanes * kLanes;
-  const size_t count = lanes[0].multiplications.size();
-  for (int lane = 1; lane < kLanes; ++lane) {
-    if (lanes[lane].multiplications.size() != count ||
-        lanes[lane].sums.size() != lanes[0].sums.size()) {
-      fail("lanes of a warp multiply different things");
+  const size_t groups = lanes[0].groups.size();
+  for (size_t group = 0; group + kept < groups; ++group) {
+    const size_t count = lanes[0].groups[group].multiplications.size();
+    for (int lane = 1; lane < kLanes; ++lane) {
+      if (lanes[lane].groups.size() != groups ||
+          lanes[lane].groups[group].multiplications.size() != count ||
+          lanes[lane].sums.size() != lanes[0].sums.size()) {
+        fail("lanes of a warp multiply different things");
+      }
+    }
+    if (lanes[0].groups[group].done) continue;
+    for (size_t i = 0; i < count; ++i) {
+      set_operands(lanes, group, i);
+      const Multiplication& first = lanes[0].groups[group].multiplications[i];
+      multiply([&](int lane) { return lanes[lane].sums[first.sums].values.data(); }, first.add);
+    }
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane].groups[group].done = true;
+  }
+}
+
+bool under_way(const Pending& own, int sums) {
+  for (const Group& group : own.groups) {
+    for (const Multiplication& each : group.multiplications) {
+      if (each.sums == sums) return true;
     }
   }
-  for (size_t i = 0; i < count; ++i) {
-    const Multiplication& first = lanes[0].multiplications[i];
-    operands.columns = 2 * lanes[0].sums[first.sums].count;
-    operands.depth = depth_of(first.operand);
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const Multiplication& own = lanes[lane].multiplications[i];
-      if (own.b != first.b || own.add != first.add || own.sums != first.sums) {
-        fail("lanes multiply by different tiles");
-      }
-      for (int r = 0; r < 4 && own.form == Form::kRegisters; ++r) {
-        set_a(own.operand, lane, r, *own.a_registers[r]);
-      }
-    }
-    const int first_row = static_cast<int>(thread() / kLanes % 4) * kRows;
-    if (first.form == Form::kPanels) {
-      for (int k = 0; k < operands.depth; ++k) {
-        for (int row = 0; row < kRows; ++row) {
-          operands.a[row][k] = panel_value(first.operand, first.a, first_row + row, k);
-        }
-        for (int column = 0; column < operands.columns; ++column) {
-          operands.b[k][column] = panel_value(first.operand, first.b, column, k);
-        }
-      }
-    } else {
-      set_b_from_tile(first.operand, first.b);
-      for (int row = 0; row < kRows && first.form == Form::kTiles; ++row) {
-        for (int k = 0; k < operands.depth; ++k) {
-          operands.a[row][k] = tile_value(first.operand, first.a, first_row + row, k);
-        }
-      }
-    }
-    multiply([&](int lane) { return lanes[lane].sums[first.sums].values.data(); }, first.add);
-  }
-  for (int lane = 0; lane < kLanes; ++lane) lanes[lane].multiplications.clear();
+  return false;
 }
 
 void issue(Multiplication multiplication, float* sums, int count) {
@@ -190,7 +215,7 @@ void issue(Multiplication multiplication, float* sums, int count) {
     own.sums.push_back({sums, count, {sums, sums + count}});
     std::fill(sums, sums + count, std::numeric_limits<float>::quiet_NaN());
   }
-  own.multiplications.push_back(multiplication);
+  own.open.multiplications.push_back(multiplication);
 }
 
 }  // namespace
@@ -199,23 +224,32 @@ void multiply_registers(Operand operand, float* sums, int count, const uint32_t*
                         uint32_t b, bool add) {
   issue({0, operand, Form::kRegisters, {a[0], a[1], a[2], a[3]}, 0, b, add}, sums, count);
 }
-void multiply_tiles(Operand operand, float* sums, int count, uint32_t a, uint32_t b, bool add) {
-  issue({0, operand, Form::kTiles, {}, a, b, add}, sums, count);
-}
 void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b) {
   issue({0, operand, Form::kPanels, {}, a, b, true}, sums, count);
 }
+void multiply_tiles(Operand operand, float* sums, int count, uint32_t a, uint32_t b, bool add) {
+  issue({0, operand, Form::kTiles, {}, a, b, add}, sums, count);
+}
 void commit_multiplications() {
+  Pending& own = pending[thread()];
+  own.groups.push_back(std::move(own.open));
+  own.open = {};
   meet_warp(Meeting::kMultiply, 0, [] {
-    if (random_below(2) == 0) carry_out();
+    if (random_below(2) == 0) carry_out(0);
   });
 }
-void finish_multiplications() {
+void finish_multiplications(size_t kept) {
   dawdle();
-  meet_warp(Meeting::kMultiply, 0, carry_out);
+  meet_warp(Meeting::kMultiply, 0, [kept] { carry_out(kept); });
   Pending& own = pending[thread()];
-  for (const Sums& sums : own.sums) std::copy(sums.values.begin(), sums.values.end(), sums.to);
-  own.sums.clear();
+  while (own.groups.size() > kept) own.groups.pop_front();
+  for (size_t i = 0; i < own.sums.size(); ++i) {
+    Sums& sums = own.sums[i];
+    if (sums.to == nullptr || under_way(own, static_cast<int>(i))) continue;
+    std::copy(sums.values.begin(), sums.values.end(), sums.to);
+    sums.to = nullptr;
+  }
+  if (own.groups.empty()) own.sums.clear();
 }
 
 void multiply_warp(Operand operand, float* sums, const uint32_t* a, uint32_t b0, uint32_t b1) {

@@ -1,0 +1,8 @@
+// See owgrad_sm90.cuh.
+#include "owgrad_sm90.cuh"
+
+namespace dcn {
+
+template cudaError_t launch_owgrad_math<MathBF16>(const OwgradParams&, cudaStream_t);
+
+}  // namespace dcn
