@@ -201,8 +201,9 @@ class WindowGather {
     }
   }
 
+  // (Without a mask `modulation_` stays 1 in f32.)
   static __device__ __forceinline__ bool is_short(const SamplingMap& map) {
-    return kElementBytes == 2 && map.dtype != Dtype::kF32;
+    return kElementBytes == 2 && map.data != nullptr && map.dtype != Dtype::kF32;
   }
   static __device__ __forceinline__ const uint8_t* at_pixel(const SamplingMap& map,
                                                             OutputPixel pixel) {

@@ -20,7 +20,7 @@ constexpr Sizes kSizes[] = {
     {1, 8, 7, 7, 64, 7, 7, 1, 1, 1, 3},
 };
 
-// Offset groups narrower than a slice, of 8, 4, 6, 10, 15, 16 and 32 channels: lanes plan samples
+// Offset groups narrower than a slice, of 8, 4, 6, 10, 15, 16, 32 and 1 channels: lanes plan samples
 // of their own. The first image is large enough for warps whose samples are all inside it; others
 // are smaller than a tile.
 constexpr Sizes kNarrowSizes[] = {
@@ -31,6 +31,7 @@ constexpr Sizes kNarrowSizes[] = {
     {1, 45, 10, 17, 33, 3, 3, 1, 3, 2, 1, 1},
     {2, 96, 7, 7, 130, 5, 1, 1, 6},
     {1, 96, 9, 18, 64, 1, 1, 1, 3, 1, 0, 1},
+    {1, 64, 9, 13, 64, 3, 3, 1, 64},
 };
 
 template <class Math>

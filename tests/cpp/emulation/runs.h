@@ -37,7 +37,7 @@ constexpr double kTolerance = Math::kKind == dcn::FusedMath::kF16    ? 2e-3
 
 inline dcn::SamplingMap map_of(const dcn::ConvShape& shape, const void* data, int32_t channels,
                                dcn::Dtype dtype = dcn::Dtype::kF32) {
-  if (data == nullptr) return {nullptr, dcn::Dtype::kF32, 0, 0, 0, 0};
+  if (data == nullptr) return {};
   const int32_t pixels = shape.output_pixels_per_image();
   return {data, dtype, int64_t{channels} * pixels, pixels, shape.Q, 1};
 }
