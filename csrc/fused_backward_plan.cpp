@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kMiB = int64_t{1} << 20;
 // Of all pieces together; the bias gradient's partial sums take less than what is left of 64.
 constexpr int64_t kMostWorkspace = 63 * kMiB;
+// They are of the whole batch, and leave landing lists the room for some images.
+constexpr int64_t kMostPartBytes = 24 * kMiB;
 
 // Nanoseconds on an H200: a tile's plans and its stores; parts of the offset and mask gradients.
 constexpr int64_t kTileNs = 7000;
@@ -125,8 +127,9 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
     const WgradPlan both = plan_wgrad(shape, math, multiprocessors, -1, 0, owgrad_step_ns);
     const int64_t part_bytes =
         owgrad_part_bytes(shape, fused_layout(shape, element_bytes(math)), kWgradTiles[both.tile]);
-    plan.owgrad = both.time_ns + part_bytes / kPartBytesPerNs <
-                  plan.wgrad.time_ns + plan_ograd(shape, math, multiprocessors).time_ns;
+    const bool quicker = both.time_ns + part_bytes / kPartBytesPerNs <
+                         plan.wgrad.time_ns + plan_ograd(shape, math, multiprocessors).time_ns;
+    plan.owgrad = quicker && part_bytes <= kMostPartBytes;
     if (plan.owgrad) {
       plan.wgrad = both;
       plan.owgrad_part_bytes = part_bytes;

@@ -150,8 +150,8 @@ class OgradRing {
     for (int s = 0; s < copies; ++s) {
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
-        ptx::bulk_copy_expected(to, from + part * part_stride(params),
-                                kOgradTileBytes, full(stage));
+        ptx::bulk_copy_expected(to, from + part * part_stride(params), kOgradTileBytes,
+                                full(stage));
         to += kOgradTileBytes;
       }
       if (kSlices == 1 || s + 1 < slices) from += step;

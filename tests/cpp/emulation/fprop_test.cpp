@@ -20,9 +20,9 @@ constexpr Sizes kSizes[] = {
     {1, 8, 7, 7, 64, 7, 7, 1, 1, 1, 3},
 };
 
-// Offset groups narrower than a slice, of 8, 4, 6, 10, 15, 16, 32 and 1 channels: lanes plan samples
-// of their own. The first image is large enough for warps whose samples are all inside it; others
-// are smaller than a tile.
+// Offset groups narrower than a slice, of 8, 4, 6, 10, 15, 16, 32 and 1 channels: lanes plan
+// samples of their own. The first image is large enough for warps whose samples are all inside it;
+// others are smaller than a tile.
 constexpr Sizes kNarrowSizes[] = {
     {1, 64, 21, 40, 72, 3, 3, 1, 8},
     {3, 32, 4, 3, 40, 3, 3, 1, 8},
