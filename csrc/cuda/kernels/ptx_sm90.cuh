@@ -45,12 +45,6 @@ __device__ __forceinline__ void bulk_copy_expected(uint32_t to, const void* from
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
-// The same for a copy alone; the barrier completes when its bytes are there.
-__device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, uint32_t bytes,
-                                          uint32_t barrier) {
-  expect_bytes(barrier, bytes);
-  bulk_copy_expected(to, from, bytes, barrier);
-}
 
 // The barrier that all threads of the cluster come to. Behind the wait they see what the others had
 // written before they arrived.

@@ -35,10 +35,6 @@ inline void expect_bytes(uint32_t barrier, uint32_t bytes) {
 inline void bulk_copy_expected(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
   emulation::bulk_copy(to, from, bytes, barrier);
 }
-inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
-  expect_bytes(barrier, bytes);
-  bulk_copy_expected(to, from, bytes, barrier);
-}
 
 inline void store_vector(uint32_t to, const uint32_t (&v)[4]) {
   if (to % 16 != 0) emulation::fail("misaligned store");
