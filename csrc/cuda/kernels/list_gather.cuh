@@ -151,7 +151,7 @@ class ListGather {
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        const float ly = record[i].y - floorf(record[i].y), lx = record[i].x - floorf(record[i].x);
+        const float ly = floored(record[i].y).fraction, lx = floored(record[i].x).fraction;
         const float weight = (corner & 2 ? ly : 1.f - ly) * (corner & 1 ? lx : 1.f - lx);
         if (first + i < end) add_row(weight * record[i].mask, vector[i], sums);
       }

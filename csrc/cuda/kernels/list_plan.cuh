@@ -116,7 +116,7 @@ class ListMerge {
   // Writes the entry of a lane's i-th record.
   __device__ __forceinline__ void write(const Share& share, int32_t i,
                                         const LandingRecord& record) {
-    const float ly = record.y - floorf(record.y), lx = record.x - floorf(record.x);
+    const float ly = floored(record.y).fraction, lx = floored(record.x).fraction;
     reinterpret_cast<uint32_t*>(plan_->offset)[share.first + i] =
         (record.row - plan_->first_row) * row_bytes();
     reinterpret_cast<float*>(plan_->weight)[share.first + i] =
