@@ -1,6 +1,6 @@
 // The switch over kinds of arithmetic; each is compiled in a file of its own (fprop_sm90_*.cu).
-#include "fused_math.cuh"
 #include "fused_params.h"
+#include "with_math.h"
 
 namespace dcn {
 
@@ -10,17 +10,9 @@ cudaError_t launch_fprop_math(const FpropParams& params, int tile, int multiproc
 
 cudaError_t launch_fprop_sm90(const FpropParams& params, FusedMath math, int tile,
                               int multiprocessors, cudaStream_t stream) {
-  switch (math) {
-    case FusedMath::kF16:
-      return launch_fprop_math<MathF16>(params, tile, multiprocessors, stream);
-    case FusedMath::kBF16:
-      return launch_fprop_math<MathBF16>(params, tile, multiprocessors, stream);
-    case FusedMath::kTf32:
-      return launch_fprop_math<MathTf32>(params, tile, multiprocessors, stream);
-    case FusedMath::k3xTf32:
-      return launch_fprop_math<Math3xTf32>(params, tile, multiprocessors, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_math(math, [&](auto arithmetic) {
+    return launch_fprop_math<decltype(arithmetic)>(params, tile, multiprocessors, stream);
+  });
 }
 
 }  // namespace dcn

@@ -13,11 +13,11 @@
 // gemm_k in their natural order.
 #include <type_traits>
 
-#include "fused_math.cuh"
 #include "fused_params.h"
 #include "kernel_setup.h"
 #include "ptx_sm90.cuh"
 #include "sampling.cuh"
+#include "with_math.h"
 
 namespace dcn {
 namespace {
@@ -190,17 +190,8 @@ cudaError_t launch(const PackWeightParams& params, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_pack_weight(const PackWeightParams& params, cudaStream_t stream) {
-  switch (params.math) {
-    case FusedMath::kF16:
-      return launch<MathF16>(params, stream);
-    case FusedMath::kBF16:
-      return launch<MathBF16>(params, stream);
-    case FusedMath::kTf32:
-      return launch<MathTf32>(params, stream);
-    case FusedMath::k3xTf32:
-      return launch<Math3xTf32>(params, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_math(params.math,
+                   [&](auto arithmetic) { return launch<decltype(arithmetic)>(params, stream); });
 }
 
 }  // namespace dcn

@@ -1,6 +1,6 @@
 // The switch over kinds of arithmetic; each is compiled in a file of its own (scatter_*.cu).
-#include "fused_math.cuh"
 #include "scatter_params.h"
+#include "with_math.h"
 
 namespace dcn {
 
@@ -8,17 +8,9 @@ template <class Math>
 cudaError_t launch_scatter_math(ScatterParams params, cudaStream_t stream);
 
 cudaError_t launch_scatter(const ScatterParams& params, FusedMath math, cudaStream_t stream) {
-  switch (math) {
-    case FusedMath::kF16:
-      return launch_scatter_math<MathF16>(params, stream);
-    case FusedMath::kBF16:
-      return launch_scatter_math<MathBF16>(params, stream);
-    case FusedMath::kTf32:
-      return launch_scatter_math<MathTf32>(params, stream);
-    case FusedMath::k3xTf32:
-      return launch_scatter_math<Math3xTf32>(params, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_math(math, [&](auto arithmetic) {
+    return launch_scatter_math<decltype(arithmetic)>(params, stream);
+  });
 }
 
 }  // namespace dcn

@@ -1,9 +1,9 @@
 // Packs the weight for the scatter: a thread writes a vector of 16 bytes, the output channels of
 // one input channel and tap. Channels that pad are zeros.
-#include "fused_math.cuh"
 #include "kernel_setup.h"
 #include "sampling.cuh"
 #include "scatter_params.h"
+#include "with_math.h"
 
 namespace dcn {
 namespace {
@@ -62,17 +62,8 @@ cudaError_t launch(const PackScatterWeightParams& params, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_pack_scatter_weight(const PackScatterWeightParams& params, cudaStream_t stream) {
-  switch (params.math) {
-    case FusedMath::kF16:
-      return launch<MathF16>(params, stream);
-    case FusedMath::kBF16:
-      return launch<MathBF16>(params, stream);
-    case FusedMath::kTf32:
-      return launch<MathTf32>(params, stream);
-    case FusedMath::k3xTf32:
-      return launch<Math3xTf32>(params, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_math(params.math,
+                   [&](auto arithmetic) { return launch<decltype(arithmetic)>(params, stream); });
 }
 
 }  // namespace dcn

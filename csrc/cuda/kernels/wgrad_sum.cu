@@ -4,11 +4,11 @@
 //   block     16 channels of a slice x 8 output channels x the taps of a chunk, so that stores of a
 //             weight whose taps lie together are whole
 //   warp      one tap, and one of `blockDim.z` parts of the segments
-#include "fused_math.cuh"
 #include "kernel_setup.h"
 #include "ptx_sm90.cuh"
 #include "sampling.cuh"
 #include "wgrad_launch.h"
+#include "with_math.h"
 
 namespace dcn {
 namespace {
@@ -144,16 +144,9 @@ cudaError_t launch(const WgradParams& params, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t launch_wgrad_sum(const WgradParams& params, FusedMath math, cudaStream_t stream) {
-  switch (math) {
-    case FusedMath::kF16:
-      return launch<__half>(params, stream);
-    case FusedMath::kBF16:
-      return launch<__nv_bfloat16>(params, stream);
-    case FusedMath::kTf32:
-    case FusedMath::k3xTf32:
-      return launch<float>(params, stream);
-  }
-  return cudaErrorInvalidValue;
+  return with_math(math, [&](auto arithmetic) {
+    return launch<typename decltype(arithmetic)::Element>(params, stream);
+  });
 }
 
 }  // namespace dcn
