@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda/kernels/scatter.cuh"
+#include "image_planes_run.h"
 #include "runs.h"
 
 namespace emulation {
@@ -18,24 +19,13 @@ ScatterResult run_scatter(const Convolution& conv) {
   const dcn::ConvShape& shape = conv.shape;
   const dcn::FusedLayout layout = dcn::fused_layout(shape, sizeof(Element));
   const dcn::FusedLayout grad_layout = dcn::fused_layout(dcn::transposed(shape), sizeof(Element));
-  auto pixels = to_device<Element>(conv.image);
+  auto planes = image_planes<Math>(conv);
   auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, grad_layout);
   auto weight = to_device<Element>(conv.weight);
   auto offset = to_device<float>(conv.offset), mask = to_device<float>(conv.mask);
   auto grad_input = DeviceArray<float>::zeros(shape.input_pixels() * layout.channels);
   DeviceArray<float> grad_offset(static_cast<int64_t>(conv.offset.size()));
   DeviceArray<float> grad_mask(static_cast<int64_t>(conv.mask.size()));
-
-  dcn::ImagePlanesParams image{};
-  image.shape = shape;
-  image.layout = layout;
-  image.element_bytes = sizeof(Element);
-  image.image = pixels.data();
-  DeviceArray<uint8_t> planes(dcn::plane_bytes(shape, sizeof(Element)));
-  image.planes = planes.data();
-  if (dcn::launch_image_planes(image, nullptr) != cudaSuccess || !planes.guards_intact()) {
-    fail("the image is not laid out");
-  }
 
   dcn::PackScatterWeightParams pack{};
   pack.shape = shape;

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda/kernels/wgrad_narrow.cuh"
+#include "image_planes_run.h"
 #include "runs.h"
 
 namespace emulation {
@@ -15,23 +16,12 @@ std::vector<float> run_wgrad_narrow(const Convolution& conv, int slices) {
   const dcn::ConvShape& shape = conv.shape;
   const dcn::FusedLayout layout = dcn::fused_layout(shape, sizeof(Element));
   const dcn::FusedLayout grad_layout = dcn::fused_layout(dcn::transposed(shape), sizeof(Element));
-  auto pixels = to_device<Element>(conv.image);
+  auto planes = image_planes<Math>(conv);
   auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, grad_layout);
   auto offset = to_device<float>(conv.offset), mask = to_device<float>(conv.mask);
   DeviceArray<uint8_t> transposed(dcn::transposed_grad_bytes(shape, sizeof(Element)));
   DeviceArray<uint8_t> partial(dcn::narrow_partial_bytes(shape, sizeof(Element), slices));
   DeviceArray<Element> result(static_cast<int64_t>(conv.weight.size()));
-
-  dcn::ImagePlanesParams image{};
-  image.shape = shape;
-  image.layout = layout;
-  image.element_bytes = sizeof(Element);
-  image.image = pixels.data();
-  DeviceArray<uint8_t> planes(dcn::plane_bytes(shape, sizeof(Element)));
-  image.planes = planes.data();
-  if (dcn::launch_image_planes(image, nullptr) != cudaSuccess || !planes.guards_intact()) {
-    fail("the image is not laid out");
-  }
 
   dcn::WgradNarrowParams params{};
   params.shape = shape;
