@@ -1,9 +1,10 @@
 """Timing and inputs that the command line and the scripts in `bench/` share.
 
-A GPU is timed with device events, the L2 flushed before each call; a CPU with the wall clock. A
-figure is the lowest of the medians of a few repeats, in which the competitors take turns: what
-disturbs a machine for a second then disturbs all of them, and cuDNN, whose choice of algorithm
-varies from run to run, is given its best one.
+A GPU is timed with device events, the L2 flushed before each call, for so long that the host has
+queued the whole call when the GPU gets to it; a CPU with the wall clock. A figure is the lowest of
+the medians of a few repeats, in which the competitors take turns: what disturbs a machine for a
+second then disturbs all of them, and cuDNN, whose choice of algorithm varies from run to run, is
+given its best one.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from .layers import Layer
 from .reference import positions
 
 REPEATS = 5
-# Bytes written before each timed call; more than any L2.
-_FLUSH_BYTES = 256 << 20
+# Bytes written before each timed call: more than any L2, and so often that an H200 takes 0.3 ms. A
+# host takes 0.1 to 0.2 ms to queue a backward call, of a convolution too; if the GPU waited for it,
+# a layer of less would show the host's time.
+_FLUSH_BYTES, _FLUSHES = 256 << 20, 4
 _flush: dict[torch.device, Tensor] = {}
 
 DTYPES = {
@@ -195,13 +198,14 @@ def _median_gpu(run: Callable[[], object], device: torch.device, budget_ms: floa
     run()
     end.record()
     torch.cuda.synchronize(device)
-    count = max(5, min(100, int(budget_ms / max(start.elapsed_time(end) + 0.1, 0.01))))
+    count = max(5, min(60, int(budget_ms / max(start.elapsed_time(end) + 0.1, 0.01))))
     pairs = [
         (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
         for _ in range(count)
     ]
     for start, end in pairs:
-        flush.zero_()
+        for _ in range(_FLUSHES):
+            flush.zero_()
         start.record()
         run()
         end.record()
