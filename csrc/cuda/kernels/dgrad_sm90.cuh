@@ -19,6 +19,7 @@ struct DgradConfig : AllTiles {
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
   static constexpr int kPlanBytes = kBlockPlanBytes;  // of a warp
   static constexpr bool kOddRowsSwapped = false;
+  static constexpr uint32_t kRunRows = kBlockSide;
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
   using Gather = BlockGather<Math, kExactSums ? 1 : tile.rows_in_flight>;

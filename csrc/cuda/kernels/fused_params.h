@@ -17,7 +17,8 @@ struct PackWeightParams {
   const void* weight;                                        // [K, C/G, R, S]
   int64_t stride_g, stride_k, stride_c, stride_r, stride_s;  // g: between groups
   int32_t tile_channels;
-  bool for_mma_sync;  // the order of fprop_sm80, otherwise that of fprop_sm90
+  bool for_mma_sync;       // the order of fprop_sm80, otherwise that of fprop_sm90
+  bool beside_conversion;  // the kernel before converts the image, of which this one needs nothing
   void* packed;
   int32_t* counters;  // zeroed, or null
   int32_t counter_count;
@@ -43,6 +44,7 @@ struct FpropParams {
   SamplingMap offset, mask;
   const void* weight;  // packed
   bool prepacked;      // not by the kernel before
+  bool converted;      // the image, by a kernel just before
   const void* bias;    // [K], or null
   void* output;        // [N, P, Q, K], or [N, K, P, Q] where nchw
   bool nchw;

@@ -152,6 +152,8 @@ __global__ void __launch_bounds__(kThreads)
   } else {
     pack(Loads<Bits>{});
   }
+  // The kernel behind waits for this one, and then finds the image too.
+  ptx::wait_for_previous_grid();
 }
 
 // Whether two channels that follow one another lie side by side, and aligned, for every tap.
@@ -178,7 +180,8 @@ cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
   walk.pairs = in_pairs(params);
   const dim3 grid(static_cast<unsigned>(params.shape.G * channel_tiles * units),
                   params.tile_channels / kRows);
-  return launch_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(grid, kThreads, 0, stream, walk);
+  return launch_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(grid, kThreads, 0, stream, walk,
+                                                                  params.beside_conversion);
 }
 
 template <class Math>
