@@ -44,14 +44,17 @@ struct DgradConfig : AllTiles {
   }
 
   // Lists the tile of a warp for the second kernel, where its samples did not fit or a sum is no
-  // number: where a value is none, no sum of its row is one.
+  // number: where a value is none, no sum of its row is one. (A warp beyond the last pixel gathers
+  // the last block once more, and has no tile to list.)
   template <class Sums>
   static __device__ __forceinline__ void ended(const DgradParams& params, Gather& gather,
                                                int32_t tile, const Sums& sums) {
     const bool numbers = fabsf(sums[0]) < INFINITY && fabsf(sums[2]) < INFINITY;
     if (__all_sync(~0u, gather.end_tile() && numbers) || threadIdx.x % 32 != 0) return;
+    const uint32_t first = static_cast<uint32_t>(tile) * kTilePixels + threadIdx.x / 2;
+    if (first >= params.pixels) return;
     const int32_t tiles = tiles_of(params.pixels, kIrregularPixels);
-    const int32_t found = (tile * kTilePixels + threadIdx.x / 2) / kIrregularPixels;
+    const auto found = static_cast<int32_t>(first / kIrregularPixels);
     IrregularTiles& irregular = *params.irregular;
     if (atomicExch(irregular.flags() + found, 1) == 0) {
       irregular.list(tiles)[atomicAdd(&irregular.count, 1)] = found;

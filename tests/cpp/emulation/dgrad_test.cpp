@@ -124,5 +124,22 @@ TYPED_TEST(Dgrad, NoNumberStaysWhereItBelongs) {
   EXPECT_GT(result.irregular_tiles, 0);
 }
 
+// Nine blocks of 4 x 4 pixels: warps of the last tile that have none gather the last block too.
+TYPED_TEST(Dgrad, TheLastBlockIsIrregular) {
+  for (int tile = 0; tile < dcn::kDgradTileCount; ++tile) {
+    for (uint32_t order = 1; order <= 6; ++order) {
+      Convolution conv(Sizes{1, 20, 12, 12, 40}, kBits<TypeParam>, 0.f, 7);
+      if (!dgrad_fits(conv.shape, TypeParam::kKind, tile, 1)) continue;
+      conv.grad[(11 * 12 + 11) * 40 + 3] = std::numeric_limits<float>::infinity();
+      GemmRun run;
+      run.tile = tile;
+      run.multiprocessors = 1;
+      seed(order);
+      const DgradResult result = this->check(conv, run, dcn::kHeavyBin, "infinity in the corner");
+      EXPECT_GT(result.irregular_tiles, 0);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace emulation
