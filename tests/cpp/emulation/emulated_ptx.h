@@ -36,6 +36,12 @@ inline void bulk_copy_expected(uint32_t to, const void* from, uint32_t bytes, ui
   emulation::bulk_copy(to, from, bytes, barrier);
 }
 
+inline uint4 load_shared(uint32_t from) {
+  if (from % 16 != 0) emulation::fail("misaligned load");
+  uint4 vector;
+  std::memcpy(&vector, emulation::shared_at(from), 16);
+  return vector;
+}
 inline void store_vector(uint32_t to, const uint32_t (&v)[4]) {
   if (to % 16 != 0) emulation::fail("misaligned store");
   std::memcpy(emulation::shared_at(to), v, 16);
