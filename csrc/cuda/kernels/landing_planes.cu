@@ -16,16 +16,48 @@ constexpr int kPlaneThreads = 512;
 constexpr int kPlaneWarps = kPlaneThreads / 32;
 constexpr int kInFlight = 4;  // samples of a thread
 
-// Two 16-bit numbers in each word.
+// Two 16-bit numbers in each word of shared memory.
 struct Halves {
   uint32_t* words;
+  uint32_t address;
+
+  __device__ __forceinline__ explicit Halves(uint32_t* shared)
+      : words(shared), address(ptx::shared_address(shared)) {
+    asm volatile("" : "+r"(address));  // kept: finding it again takes five instructions
+  }
 
   __device__ __forceinline__ static int shift(uint32_t bin) { return bin % 2 * 16; }
   __device__ __forceinline__ uint32_t operator[](uint32_t bin) const {
     return words[bin / 2] >> shift(bin) & 0xffffu;
   }
-  __device__ __forceinline__ uint32_t increment(uint32_t bin) const {
-    return atomicAdd(words + bin / 2, 1u << shift(bin)) >> shift(bin) & 0xffffu;
+  // Adds 1 where `exists`, without a branch; increment_of returns what was there, or anything.
+  __device__ __forceinline__ void count(uint32_t bin, bool exists) const {
+    asm volatile(
+        "{\n"
+        ".reg .pred exists;\n"
+        "setp.ne.s32 exists, %2, 0;\n"
+        "@exists red.shared.add.u32 [%0], %1;\n"
+        "}" ::"r"(word_of(bin)),
+        "r"(1u << shift(bin)), "r"(static_cast<int>(exists))
+        : "memory");
+  }
+  __device__ __forceinline__ uint32_t increment(uint32_t bin, bool exists) const {
+    uint32_t before = 0;
+    asm volatile(
+        "{\n"
+        ".reg .pred exists;\n"
+        "setp.ne.s32 exists, %3, 0;\n"
+        "@exists atom.shared.add.u32 %0, [%1], %2;\n"
+        "}"
+        : "+r"(before)
+        : "r"(word_of(bin)), "r"(1u << shift(bin)), "r"(static_cast<int>(exists))
+        : "memory");
+    return before >> shift(bin) & 0xffffu;
+  }
+
+ private:
+  __device__ __forceinline__ uint32_t word_of(uint32_t bin) const {
+    return address + (bin * 2 & ~3u);
   }
 };
 
@@ -35,15 +67,18 @@ struct PlaneSample {
 };
 
 // The samples of a plane, whose offsets are `Offset` in memory: what make_sample (bilinear.h) says,
-// without a branch and without conversions, which are slow: what a sample costs is instructions. A
-// float from 2^23 on is its integer's bits; floors are taken as in make_paired_sample.
-template <typename Offset>
+// without a branch and without conversions, which are slow: what a sample costs is instructions.
+// kEven: pixels of a plane lie evenly in memory. Floors are taken as in make_paired_sample.
+template <typename Offset, bool kEven>
 class PlaneSamples {
  public:
   __device__ __forceinline__ PlaneSamples(const LandingWork& work, const Plane& plane)
       : work_(work),
         origin_y_(work.call.shape.origin_y(0, plane.r)),
         origin_x_(work.call.shape.origin_x(0, plane.s)),
+        per_column_(1.f / work.call.shape.Q),
+        row_bins_(work.call.shape.W + 1),
+        first_bin_((1 - kFloorBits) * (row_bins_ + 1)),
         offset_(first_of(work.call.offset, work, plane, 2 * plane.map)),
         mask_(first_of(work.call.mask, work, plane, plane.map)) {}
 
@@ -52,6 +87,7 @@ class PlaneSamples {
   template <class Take>
   __device__ __forceinline__ void walk(Take take) const {
     const uint32_t pixels = work_.pixels.value;
+#pragma unroll 1
     for (uint32_t first = threadIdx.x; first < pixels; first += kPlaneThreads * kInFlight) {
       Loaded loaded[kInFlight];
 #pragma unroll
@@ -62,7 +98,7 @@ class PlaneSamples {
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
         sample[i].pixel = first + i * kPlaneThreads;
-        sample[i].bin = sample[i].pixel < pixels ? bin_of(point_of(loaded[i])) : kNoBin;
+        sample[i].bin = bin_of(point_of(loaded[i]), sample[i].pixel < pixels);
       }
       take(sample);
     }
@@ -72,6 +108,7 @@ class PlaneSamples {
   template <class PixelOf>
   __device__ __forceinline__ void write(LandingRecord* records, uint32_t count, uint32_t first_row,
                                         PixelOf pixel_of) const {
+#pragma unroll 1
     for (uint32_t first = threadIdx.x; first < count; first += kPlaneThreads * kInFlight) {
       Loaded loaded[kInFlight];
       uint32_t pixel[kInFlight], mask[kInFlight];
@@ -79,7 +116,7 @@ class PlaneSamples {
       for (int i = 0; i < kInFlight; ++i) {
         pixel[i] = pixel_of(min(first + i * kPlaneThreads, count - 1));
         loaded[i] = load(pixel[i]);
-        mask[i] = load_mask(pixel[i], loaded[i].at);
+        mask[i] = load_mask(pixel[i], loaded[i].p);
       }
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
@@ -95,7 +132,7 @@ class PlaneSamples {
   static constexpr uint32_t kFloorBits = 0x4B400000;
 
   struct Loaded {
-    int2 at;  // (p, q)
+    float p, q;  // of the pixel
     Offset y, x;
   };
 
@@ -108,50 +145,51 @@ class PlaneSamples {
     const OutputPixel first{work.call.first_image + plane.image, 0, 0};
     return static_cast<const uint8_t*>(map.data) + bytes_of(map, map_index(map, first, channel));
   }
-  // The value of a map's plane, which begins at `first`, at a pixel.
-  static __device__ __forceinline__ const uint8_t* value_at(const SamplingMap& map, int32_t step,
-                                                            const uint8_t* first, uint32_t pixel,
-                                                            int2 at) {
-    if (step >= 0) return ptx::step_ahead(first, static_cast<int32_t>(pixel), step);
-    return first + bytes_of(map, at.x * map.stride_h + at.y * map.stride_w);
+  // The value at a pixel of row p, of a map's plane that begins at `first`.
+  __device__ __forceinline__ const uint8_t* value_at(const SamplingMap& map, int32_t step,
+                                                     const uint8_t* first, uint32_t pixel,
+                                                     float p) const {
+    if constexpr (kEven) return ptx::step_ahead(first, static_cast<int32_t>(pixel), step);
+    const auto row = static_cast<int32_t>(p);
+    const int32_t column = static_cast<int32_t>(pixel) - row * work_.call.shape.Q;
+    return first + bytes_of(map, int64_t{row} * map.stride_h + int64_t{column} * map.stride_w);
   }
 
+  // There are fewer than 2^16 pixels, so that a quotient of floats is exact enough.
   __device__ __forceinline__ Loaded load(uint32_t pixel) const {
     const SamplingMap& map = work_.call.offset;
-    const uint32_t p = work_.output_width.quotient(pixel);
-    const int2 at = {static_cast<int32_t>(p),
-                     static_cast<int32_t>(pixel - p * work_.output_width.value)};
+    const float place = __uint_as_float(0x4B000000 | pixel) - 8388608.f;
+    const float p = __fadd_rd(fmaf(place, per_column_, 0.5f * per_column_), kFloor) - kFloor;
     const auto* from =
-        reinterpret_cast<const Offset*>(value_at(map, work_.offset_step, offset_, pixel, at));
-    return {at, __ldg(from), __ldg(from + map.stride_c)};
+        reinterpret_cast<const Offset*>(value_at(map, work_.offset_step, offset_, pixel, p));
+    return {p, fmaf(-p, work_.call.shape.Q, place), __ldg(from), __ldg(from + map.stride_c)};
   }
   __device__ __forceinline__ Point point_of(const Loaded& loaded) const {
     const ConvShape& shape = work_.call.shape;
-    return {fmaf(whole(loaded.at.x), shape.stride_h, origin_y_) + widen(loaded.y),
-            fmaf(whole(loaded.at.y), shape.stride_w, origin_x_) + widen(loaded.x)};
+    return {fmaf(loaded.p, shape.stride_h, origin_y_) + widen(loaded.y),
+            fmaf(loaded.q, shape.stride_w, origin_x_) + widen(loaded.x)};
   }
-  __device__ __forceinline__ uint32_t load_mask(uint32_t pixel, int2 at) const {
+  __device__ __forceinline__ uint32_t load_mask(uint32_t pixel, float p) const {
     const SamplingMap& map = work_.call.mask;
     if (map.data == nullptr) return 0;
-    return load_bits({value_at(map, work_.mask_step, mask_, pixel, at), map.dtype}, 0);
+    return load_bits({value_at(map, work_.mask_step, mask_, pixel, p), map.dtype}, 0);
   }
   __device__ __forceinline__ float mask_of(uint32_t bits) const {
     return work_.call.mask.data == nullptr ? 1.f : value_of(work_.call.mask, bits);
   }
-  __device__ __forceinline__ uint32_t bin_of(Point at) const {
+  // (y0 + 1) * (W + 1) + x0 + 1.
+  __device__ __forceinline__ uint32_t bin_of(Point at, bool exists) const {
     const ConvShape& shape = work_.call.shape;
-    const uint32_t y0 = __float_as_uint(__fadd_rd(at.y, kFloor)) - kFloorBits;
-    const uint32_t x0 = __float_as_uint(__fadd_rd(at.x, kFloor)) - kFloorBits;
-    const bool inside = at.y > -1.f && at.y < shape.H && at.x > -1.f && at.x < shape.W;
-    return inside ? (y0 + 1) * (shape.W + 1) + x0 + 1 : kNoBin;
-  }
-
-  static __device__ __forceinline__ float whole(int32_t number) {
-    return __uint_as_float(0x4B000000 | number) - 8388608.f;
+    const bool inside =
+        exists & (at.y > -1.f) & (at.y < shape.H) & (at.x > -1.f) & (at.x < shape.W);
+    const uint32_t bin = __float_as_uint(__fadd_rd(at.y, kFloor)) * row_bins_ +
+                         __float_as_uint(__fadd_rd(at.x, kFloor)) + first_bin_;
+    return inside ? bin : kNoBin;
   }
 
   const LandingWork& work_;
-  const float origin_y_, origin_x_;
+  const float origin_y_, origin_x_, per_column_;
+  const uint32_t row_bins_, first_bin_;
   const uint8_t *const offset_, *const mask_;  // of the first sample
 };
 
@@ -197,7 +235,7 @@ __device__ __forceinline__ void order_pixels(uint16_t* pixels, uint32_t count) {
   }
 }
 
-template <typename Offset>
+template <typename Offset, bool kEven>
 __global__ void __launch_bounds__(kPlaneThreads, 2)
     dcn_dgrad_landing_planes_kernel(const __grid_constant__ LandingWork work) {
   extern __shared__ uint32_t shared_words[];
@@ -214,14 +252,14 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   if (threadIdx.x == 0) before_band = 0;
   __syncthreads();
 
-  const PlaneSamples<Offset> samples(work, plane);
+  const PlaneSamples<Offset, kEven> samples(work, plane);
   uint32_t before = 0;
   samples.walk([&](const PlaneSample(&sample)[kInFlight]) {
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
       const uint32_t bin = sample[i].bin - band_begin;
       if (sample[i].bin < band_begin) ++before;
-      if (bin < bins) cursors.increment(bin);
+      cursors.count(bin, bin < bins);
     }
   });
   before = __reduce_add_sync(~0u, before);
@@ -235,7 +273,8 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) {
       const uint32_t bin = sample[i].bin - band_begin;
-      if (bin < bins) pixels[cursors.increment(bin)] = static_cast<uint16_t>(sample[i].pixel);
+      const uint32_t to = cursors.increment(bin, bin < bins);
+      if (bin < bins) pixels[to] = static_cast<uint16_t>(sample[i].pixel);
     }
   });
   __syncthreads();
@@ -263,9 +302,9 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   }
 }
 
-template <typename Offset>
-cudaError_t launch(const LandingWork& work, cudaStream_t stream) {
-  constexpr auto kKernel = dcn_dgrad_landing_planes_kernel<Offset>;
+template <typename Offset, bool kEven>
+cudaError_t launch_planes(const LandingWork& work, cudaStream_t stream) {
+  constexpr auto kKernel = dcn_dgrad_landing_planes_kernel<Offset, kEven>;
   const auto bytes = [](int64_t bins, int64_t pixels) {
     return static_cast<int>(tiles_of(bins, 2) * 4 + pixels * 2);
   };
@@ -274,6 +313,13 @@ cudaError_t launch(const LandingWork& work, cudaStream_t stream) {
   const uint32_t blocks = work.planes * work.bands.value;
   kKernel<<<blocks, kPlaneThreads, bytes(work.band_bins, work.pixels.value), stream>>>(work);
   return cudaGetLastError();
+}
+
+template <typename Offset>
+cudaError_t launch(const LandingWork& work, cudaStream_t stream) {
+  const bool even = work.offset_step >= 0 && work.mask_step >= 0;
+  return even ? launch_planes<Offset, true>(work, stream)
+              : launch_planes<Offset, false>(work, stream);
 }
 
 }  // namespace
