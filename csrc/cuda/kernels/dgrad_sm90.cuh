@@ -17,7 +17,7 @@ struct DgradConfig : AllTiles {
   static constexpr int kTilePixels = tile.pixels;
   static constexpr int kThreads = 2 * kTilePixels;
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
-  static constexpr int kPlanBytes = kBlockPlanBytes;  // of a warp
+  static constexpr int kPlanBytes = block_plan_bytes(Math::kKind);  // of a warp
   static constexpr bool kOddRowsSwapped = false;
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr bool kOverlap = tile.overlap && !kExactSums;

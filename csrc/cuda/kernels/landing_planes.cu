@@ -6,15 +6,12 @@
 //          Counts to starts; the second walk lists the pixels of each bin in shared memory, in
 //          order of arrival, and a thread for each bin orders them. Then records are written, one
 //          behind the other
-#include "landing_work.cuh"
-#include "ptx_sm80.cuh"
+#include "plane_samples.cuh"
 
 namespace dcn {
 namespace {
 
-constexpr int kPlaneThreads = 512;
 constexpr int kPlaneWarps = kPlaneThreads / 32;
-constexpr int kInFlight = 4;  // samples of a thread
 
 // Two 16-bit numbers in each word of shared memory.
 struct Halves {
@@ -30,7 +27,7 @@ struct Halves {
   __device__ __forceinline__ uint32_t operator[](uint32_t bin) const {
     return words[bin / 2] >> shift(bin) & 0xffffu;
   }
-  // Adds 1 where `exists`, without a branch; increment_of returns what was there, or anything.
+  // Add 1 where `exists`, without a branch; `increment` returns what was there.
   __device__ __forceinline__ void count(uint32_t bin, bool exists) const {
     asm volatile(
         "{\n"
@@ -59,138 +56,6 @@ struct Halves {
   __device__ __forceinline__ uint32_t word_of(uint32_t bin) const {
     return address + (bin * 2 & ~3u);
   }
-};
-
-// A sample's pixel is its place in the plane.
-struct PlaneSample {
-  uint32_t pixel, bin;  // bin: where it lands, within the plane
-};
-
-// The samples of a plane, whose offsets are `Offset` in memory: what make_sample (bilinear.h) says,
-// without a branch and without conversions, which are slow: what a sample costs is instructions.
-// kEven: pixels of a plane lie evenly in memory. Floors are taken as in make_paired_sample.
-template <typename Offset, bool kEven>
-class PlaneSamples {
- public:
-  __device__ __forceinline__ PlaneSamples(const LandingWork& work, const Plane& plane)
-      : work_(work),
-        origin_y_(work.call.shape.origin_y(0, plane.r)),
-        origin_x_(work.call.shape.origin_x(0, plane.s)),
-        per_column_(1.f / work.call.shape.Q),
-        row_bins_(work.call.shape.W + 1),
-        first_bin_((1 - kFloorBits) * (row_bins_ + 1)),
-        offset_(first_of(work.call.offset, work, plane, 2 * plane.map)),
-        mask_(first_of(work.call.mask, work, plane, plane.map)) {}
-
-  // Calls take(samples) for those of each thread, kInFlight at a time; beyond the last they have no
-  // bin.
-  template <class Take>
-  __device__ __forceinline__ void walk(Take take) const {
-    const uint32_t pixels = work_.pixels.value;
-#pragma unroll 1
-    for (uint32_t first = threadIdx.x; first < pixels; first += kPlaneThreads * kInFlight) {
-      Loaded loaded[kInFlight];
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        loaded[i] = load(min(first + i * kPlaneThreads, pixels - 1));
-      }
-      PlaneSample sample[kInFlight];
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        sample[i].pixel = first + i * kPlaneThreads;
-        sample[i].bin = bin_of(point_of(loaded[i]), sample[i].pixel < pixels);
-      }
-      take(sample);
-    }
-  }
-
-  // Writes the records of the pixels that pixel_of(0), pixel_of(1), ... say.
-  template <class PixelOf>
-  __device__ __forceinline__ void write(LandingRecord* records, uint32_t count, uint32_t first_row,
-                                        PixelOf pixel_of) const {
-#pragma unroll 1
-    for (uint32_t first = threadIdx.x; first < count; first += kPlaneThreads * kInFlight) {
-      Loaded loaded[kInFlight];
-      uint32_t pixel[kInFlight], mask[kInFlight];
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        pixel[i] = pixel_of(min(first + i * kPlaneThreads, count - 1));
-        loaded[i] = load(pixel[i]);
-        mask[i] = load_mask(pixel[i], loaded[i].p);
-      }
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        const Point at = point_of(loaded[i]);
-        if (first + i * kPlaneThreads >= count) break;
-        records[first + i * kPlaneThreads] = {first_row + pixel[i], at.y, at.x, mask_of(mask[i])};
-      }
-    }
-  }
-
- private:
-  static constexpr float kFloor = 12582912.f;
-  static constexpr uint32_t kFloorBits = 0x4B400000;
-
-  struct Loaded {
-    float p, q;  // of the pixel
-    Offset y, x;
-  };
-
-  static __device__ __forceinline__ int64_t bytes_of(const SamplingMap& map, int64_t values) {
-    return values * (map.dtype == Dtype::kF32 ? 4 : 2);
-  }
-  static __device__ __forceinline__ const uint8_t* first_of(const SamplingMap& map,
-                                                            const LandingWork& work,
-                                                            const Plane& plane, int32_t channel) {
-    const OutputPixel first{work.call.first_image + plane.image, 0, 0};
-    return static_cast<const uint8_t*>(map.data) + bytes_of(map, map_index(map, first, channel));
-  }
-  // The value at a pixel of row p, of a map's plane that begins at `first`.
-  __device__ __forceinline__ const uint8_t* value_at(const SamplingMap& map, int32_t step,
-                                                     const uint8_t* first, uint32_t pixel,
-                                                     float p) const {
-    if constexpr (kEven) return ptx::step_ahead(first, static_cast<int32_t>(pixel), step);
-    const auto row = static_cast<int32_t>(p);
-    const int32_t column = static_cast<int32_t>(pixel) - row * work_.call.shape.Q;
-    return first + bytes_of(map, int64_t{row} * map.stride_h + int64_t{column} * map.stride_w);
-  }
-
-  // There are fewer than 2^16 pixels, so that a quotient of floats is exact enough.
-  __device__ __forceinline__ Loaded load(uint32_t pixel) const {
-    const SamplingMap& map = work_.call.offset;
-    const float place = __uint_as_float(0x4B000000 | pixel) - 8388608.f;
-    const float p = __fadd_rd(fmaf(place, per_column_, 0.5f * per_column_), kFloor) - kFloor;
-    const auto* from =
-        reinterpret_cast<const Offset*>(value_at(map, work_.offset_step, offset_, pixel, p));
-    return {p, fmaf(-p, work_.call.shape.Q, place), __ldg(from), __ldg(from + map.stride_c)};
-  }
-  __device__ __forceinline__ Point point_of(const Loaded& loaded) const {
-    const ConvShape& shape = work_.call.shape;
-    return {fmaf(loaded.p, shape.stride_h, origin_y_) + widen(loaded.y),
-            fmaf(loaded.q, shape.stride_w, origin_x_) + widen(loaded.x)};
-  }
-  __device__ __forceinline__ uint32_t load_mask(uint32_t pixel, float p) const {
-    const SamplingMap& map = work_.call.mask;
-    if (map.data == nullptr) return 0;
-    return load_bits({value_at(map, work_.mask_step, mask_, pixel, p), map.dtype}, 0);
-  }
-  __device__ __forceinline__ float mask_of(uint32_t bits) const {
-    return work_.call.mask.data == nullptr ? 1.f : value_of(work_.call.mask, bits);
-  }
-  // (y0 + 1) * (W + 1) + x0 + 1.
-  __device__ __forceinline__ uint32_t bin_of(Point at, bool exists) const {
-    const ConvShape& shape = work_.call.shape;
-    const bool inside =
-        exists & (at.y > -1.f) & (at.y < shape.H) & (at.x > -1.f) & (at.x < shape.W);
-    const uint32_t bin = __float_as_uint(__fadd_rd(at.y, kFloor)) * row_bins_ +
-                         __float_as_uint(__fadd_rd(at.x, kFloor)) + first_bin_;
-    return inside ? bin : kNoBin;
-  }
-
-  const LandingWork& work_;
-  const float origin_y_, origin_x_, per_column_;
-  const uint32_t row_bins_, first_bin_;
-  const uint8_t *const offset_, *const mask_;  // of the first sample
 };
 
 // Counts of `bins` bins to where their records begin, from 0 on, and to their starts. Each warp has
@@ -254,9 +119,9 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
 
   const PlaneSamples<Offset, kEven> samples(work, plane);
   uint32_t before = 0;
-  samples.walk([&](const PlaneSample(&sample)[kInFlight]) {
+  samples.walk([&](const PlaneSample(&sample)[kPlaneInFlight]) {
 #pragma unroll
-    for (int i = 0; i < kInFlight; ++i) {
+    for (int i = 0; i < kPlaneInFlight; ++i) {
       const uint32_t bin = sample[i].bin - band_begin;
       if (sample[i].bin < band_begin) ++before;
       cursors.count(bin, bin < bins);
@@ -269,9 +134,9 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   scan_band(work, cursors, bins, first_bin, first_record, warp_sum);
   __syncthreads();
 
-  samples.walk([&](const PlaneSample(&sample)[kInFlight]) {
+  samples.walk([&](const PlaneSample(&sample)[kPlaneInFlight]) {
 #pragma unroll
-    for (int i = 0; i < kInFlight; ++i) {
+    for (int i = 0; i < kPlaneInFlight; ++i) {
       const uint32_t bin = sample[i].bin - band_begin;
       const uint32_t to = cursors.increment(bin, bin < bins);
       if (bin < bins) pixels[to] = static_cast<uint16_t>(sample[i].pixel);
