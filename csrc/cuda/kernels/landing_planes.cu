@@ -1,11 +1,13 @@
 // Landing lists of planes whose samples are counted in 16 bits: one kernel.
 //
 //   grid   the planes, each cut in bands of bins
-//   CTA    walks all samples of the plane twice, and takes those of its band. First it counts them
-//          in shared memory, and those of earlier bands in a register: where its records begin.
-//          Counts to starts; the second walk lists the pixels of each bin in shared memory, in
-//          order of arrival, and a thread for each bin orders them. Then records are written, one
-//          behind the other
+//   CTA    walks all samples of the plane, and takes those of its band: counts them in shared
+//          memory, and those of earlier bands in a register, which says where its records begin.
+//          Counts to starts; then it lists the pixels of each bin in shared memory, in order of
+//          arrival, for which it walks again where there is no room to keep each sample's bin.
+//          A thread for each listed pixel finds its place among those of its bin, and writes the
+//          record there
+#include "fused_math.cuh"
 #include "plane_samples.cuh"
 
 namespace dcn {
@@ -29,27 +31,10 @@ struct Halves {
   }
   // Add 1 where `exists`, without a branch; `increment` returns what was there.
   __device__ __forceinline__ void count(uint32_t bin, bool exists) const {
-    asm volatile(
-        "{\n"
-        ".reg .pred exists;\n"
-        "setp.ne.s32 exists, %2, 0;\n"
-        "@exists red.shared.add.u32 [%0], %1;\n"
-        "}" ::"r"(word_of(bin)),
-        "r"(1u << shift(bin)), "r"(static_cast<int>(exists))
-        : "memory");
+    ptx::shared_add_if(exists, word_of(bin), 1u << shift(bin));
   }
   __device__ __forceinline__ uint32_t increment(uint32_t bin, bool exists) const {
-    uint32_t before = 0;
-    asm volatile(
-        "{\n"
-        ".reg .pred exists;\n"
-        "setp.ne.s32 exists, %3, 0;\n"
-        "@exists atom.shared.add.u32 %0, [%1], %2;\n"
-        "}"
-        : "+r"(before)
-        : "r"(word_of(bin)), "r"(1u << shift(bin)), "r"(static_cast<int>(exists))
-        : "memory");
-    return before >> shift(bin) & 0xffffu;
+    return ptx::shared_fetch_add_if(exists, word_of(bin), 1u << shift(bin)) >> shift(bin) & 0xffffu;
   }
 
  private:
@@ -91,30 +76,37 @@ __device__ __forceinline__ void scan_band(const LandingWork& work, Halves counts
   }
 }
 
-__device__ __forceinline__ void order_pixels(uint16_t* pixels, uint32_t count) {
-  for (uint32_t i = 1; i < count; ++i) {
-    const uint16_t moved = pixels[i];
-    uint32_t to = i;
-    for (; to > 0 && pixels[to - 1] > moved; --to) pixels[to] = pixels[to - 1];
-    pixels[to] = moved;
-  }
-}
+// Two CTAs of a multiprocessor, in the share of shared memory that all kernels of a call ask for.
+constexpr int kMostKeepingBytes = 82 << 10;
+constexpr uint16_t kNone = 0xffff;
+static_assert(kMostBandBins < kNone);
+// A multiple of vectors.
+DCN_HOST_DEVICE uint32_t cursor_words(uint32_t bins) { return (bins + 7) / 8 * 4; }
+DCN_HOST_DEVICE uint32_t kept_bins(uint32_t pixels) { return (pixels + 7) / 8 * 8; }
+
+}  // namespace
 
 template <typename Offset, bool kEven>
 __global__ void __launch_bounds__(kPlaneThreads, 2)
     dcn_dgrad_landing_planes_kernel(const __grid_constant__ LandingWork work) {
-  extern __shared__ uint32_t shared_words[];
-  __shared__ uint32_t warp_sum[kPlaneWarps];
-  __shared__ uint32_t before_band;
+  extern __shared__ uint8_t shared_memory[];
+  uint32_t* const shared_words = reinterpret_cast<uint32_t*>(shared_memory);
+  __shared__ uint32_t warp_sum[kPlaneWarps], warp_before[kPlaneWarps];
   const Halves cursors{shared_words};
-  uint16_t* const pixels = reinterpret_cast<uint16_t*>(shared_words + (work.band_bins + 1) / 2);
+  // Of the listed samples; of all samples the bin in the band, or kNone, eight at a time.
+  uint16_t* const kept = reinterpret_cast<uint16_t*>(shared_words + cursor_words(work.band_bins));
+  uint16_t* const pixels = kept + (work.keeps_bins ? kept_bins(work.pixels.value) : 0);
   const Plane plane = plane_at(work, work.bands.quotient(blockIdx.x));
   const uint32_t band_begin = (blockIdx.x - plane.index * work.bands.value) * work.band_bins;
   const uint32_t plane_bins = work.plane_starts.value - 1;
   const uint32_t bins = min(work.band_bins, plane_bins - band_begin);
   const uint32_t first_bin = plane.index * work.plane_starts.value + band_begin;
   for (uint32_t i = threadIdx.x; i < (bins + 1) / 2; i += kPlaneThreads) shared_words[i] = 0;
-  if (threadIdx.x == 0) before_band = 0;
+  if (work.keeps_bins) {
+    for (uint32_t i = work.pixels.value + threadIdx.x; i < kept_bins(work.pixels.value); ++i) {
+      kept[i] = kNone;
+    }
+  }
   __syncthreads();
 
   const PlaneSamples<Offset, kEven> samples(work, plane);
@@ -125,40 +117,73 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
       const uint32_t bin = sample[i].bin - band_begin;
       if (sample[i].bin < band_begin) ++before;
       cursors.count(bin, bin < bins);
+      if (work.keeps_bins && sample[i].pixel < work.pixels.value) {
+        kept[sample[i].pixel] = bin < bins ? static_cast<uint16_t>(bin) : kNone;
+      }
     }
   });
   before = __reduce_add_sync(~0u, before);
-  if (threadIdx.x % 32 == 0) atomicAdd(&before_band, before);
+  const int lane = threadIdx.x % 32;
+  if (lane == 0) warp_before[threadIdx.x / 32] = before;
   __syncthreads();
-  const uint32_t first_record = plane.index * work.pixels.value + before_band;
+  const uint32_t first_record = plane.index * work.pixels.value +
+                                __reduce_add_sync(~0u, lane < kPlaneWarps ? warp_before[lane] : 0u);
   scan_band(work, cursors, bins, first_bin, first_record, warp_sum);
   __syncthreads();
 
-  samples.walk([&](const PlaneSample(&sample)[kPlaneInFlight]) {
+  const auto list = [&](uint32_t bin, uint32_t pixel) {
+    const uint32_t to = cursors.increment(bin, bin < bins);
+    if (bin < bins) pixels[to] = static_cast<uint16_t>(pixel);
+  };
+  if (work.keeps_bins) {
+    const uint4* const eights = reinterpret_cast<const uint4*>(kept);
+    for (uint32_t i = threadIdx.x; i < kept_bins(work.pixels.value) / 8; i += kPlaneThreads) {
+      const uint4 eight = eights[i];
 #pragma unroll
-    for (int i = 0; i < kPlaneInFlight; ++i) {
-      const uint32_t bin = sample[i].bin - band_begin;
-      const uint32_t to = cursors.increment(bin, bin < bins);
-      if (bin < bins) pixels[to] = static_cast<uint16_t>(sample[i].pixel);
+      for (int k = 0; k < 8; ++k) {
+        const uint32_t pair = register_of(eight, k / 2);
+        list(k % 2 ? pair >> 16 : pair & 0xffffu, 8 * i + k);
+      }
     }
-  });
+  } else {
+    samples.walk([&](const PlaneSample(&sample)[kPlaneInFlight]) {
+#pragma unroll
+      for (int i = 0; i < kPlaneInFlight; ++i) list(sample[i].bin - band_begin, sample[i].pixel);
+    });
+  }
   __syncthreads();
   // A cursor is now where the next bin begins.
   bool heavy = false;
-  for (uint32_t bin = threadIdx.x; bin < bins; bin += kPlaneThreads) {
-    const uint32_t begin = bin == 0 ? 0 : cursors[bin - 1], count = cursors[bin] - begin;
-    heavy |= count > kHeavyBin;
-    if (count <= kHeavyBin) order_pixels(pixels + begin, count);
-  }
-  heavy = __syncthreads_or(heavy);
   const uint32_t count = cursors[bins - 1];
-  samples.write(work.records + first_record, count, plane.image * work.pixels.value,
-                [&](uint32_t i) { return pixels[i]; });
+  samples.write(
+      work.records + first_record, count, plane.image * work.pixels.value,
+      [&](uint32_t i) { return pixels[i]; },
+      [&](const PlaneSample(&sample)[kPlaneInFlight], uint32_t(&place)[kPlaneInFlight]) {
+        uint32_t begin[kPlaneInFlight], others[kPlaneInFlight], most = 0;
+#pragma unroll
+        for (int i = 0; i < kPlaneInFlight; ++i) {
+          const uint32_t bin = sample[i].bin - band_begin;
+          begin[i] = bin == 0 ? 0 : cursors[bin - 1];
+          others[i] = cursors[bin] - begin[i];
+          const bool crowd = others[i] > kHeavyBin;
+          heavy |= crowd;
+          if (crowd) others[i] = 0;
+          if (!crowd) place[i] = begin[i];
+          most = max(most, others[i]);
+        }
+#pragma unroll 1
+        for (uint32_t k = 0; k < most; ++k) {
+#pragma unroll
+          for (int i = 0; i < kPlaneInFlight; ++i) {
+            if (k < others[i] && pixels[begin[i] + k] < sample[i].pixel) ++place[i];
+          }
+        }
+      });
+  heavy = __syncthreads_or(heavy);
   if (threadIdx.x == 0 && band_begin + bins == plane_bins) {
     work.starts[first_bin + bins] = first_record + count;
   }
   if (!heavy) return;
-  __syncthreads();
   for (uint32_t bin = threadIdx.x; bin < bins; bin += kPlaneThreads) {
     const uint32_t begin = bin == 0 ? 0 : cursors[bin - 1], end = cursors[bin];
     if (end - begin > kHeavyBin) {
@@ -167,17 +192,24 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   }
 }
 
+namespace {
+
 template <typename Offset, bool kEven>
-cudaError_t launch_planes(const LandingWork& work, cudaStream_t stream) {
+cudaError_t launch_planes(LandingWork work, cudaStream_t stream) {
   constexpr auto kKernel = dcn_dgrad_landing_planes_kernel<Offset, kEven>;
-  const auto bytes = [](int64_t bins, int64_t pixels) {
-    return static_cast<int>(tiles_of(bins, 2) * 4 + pixels * 2);
+  const auto bytes = [](uint32_t bins, uint32_t pixels, bool keeps) {
+    return static_cast<int>(cursor_words(bins) * 4 + (keeps ? kept_bins(pixels) : 0) * 2 +
+                            pixels * 2);
   };
-  const cudaError_t error = set_up_kernel<kKernel>(bytes(kMostBandBins, kMostPlaneSamples));
+  const cudaError_t error = set_up_kernel<kKernel>(bytes(kMostBandBins, kMostPlaneSamples, false));
   if (error != cudaSuccess) return error;
-  const uint32_t blocks = work.planes * work.bands.value;
-  kKernel<<<blocks, kPlaneThreads, bytes(work.band_bins, work.pixels.value), stream>>>(work);
-  return cudaGetLastError();
+  work.keeps_bins = bytes(work.band_bins, work.pixels.value, true) <= kMostKeepingBytes;
+  cudaLaunchConfig_t launch = {};
+  launch.gridDim = dim3(work.planes * work.bands.value);
+  launch.blockDim = dim3(kPlaneThreads);
+  launch.dynamicSmemBytes = bytes(work.band_bins, work.pixels.value, work.keeps_bins);
+  launch.stream = stream;
+  return cudaLaunchKernelEx(&launch, kKernel, work);
 }
 
 template <typename Offset>

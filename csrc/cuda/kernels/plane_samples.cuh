@@ -52,25 +52,34 @@ class PlaneSamples {
     }
   }
 
-  // Writes the records of the pixels that pixel_of(0), pixel_of(1), ... say.
-  template <class PixelOf>
+  // Writes the records of the pixels that pixel_of(0), pixel_of(1), ... say, where
+  // place_of(samples, numbers) says; the last ones of a call may be beyond `count`.
+  template <class PixelOf, class PlaceOf>
   __device__ __forceinline__ void write(LandingRecord* records, uint32_t count, uint32_t first_row,
-                                        PixelOf pixel_of) const {
+                                        PixelOf pixel_of, PlaceOf place_of) const {
 #pragma unroll 1
     for (uint32_t first = threadIdx.x; first < count; first += kPlaneThreads * kPlaneInFlight) {
       Loaded loaded[kPlaneInFlight];
-      uint32_t pixel[kPlaneInFlight], mask[kPlaneInFlight];
+      PlaneSample sample[kPlaneInFlight];
+      uint32_t mask[kPlaneInFlight], place[kPlaneInFlight];
+      Point at[kPlaneInFlight];
 #pragma unroll
       for (int i = 0; i < kPlaneInFlight; ++i) {
-        pixel[i] = pixel_of(min(first + i * kPlaneThreads, count - 1));
-        loaded[i] = load(pixel[i]);
-        mask[i] = load_mask(pixel[i], loaded[i].p);
+        place[i] = min(first + i * kPlaneThreads, count - 1);
+        sample[i].pixel = pixel_of(place[i]);
+        loaded[i] = load(sample[i].pixel);
+        mask[i] = load_mask(sample[i].pixel, loaded[i].p);
       }
 #pragma unroll
       for (int i = 0; i < kPlaneInFlight; ++i) {
-        const Point at = point_of(loaded[i]);
+        at[i] = point_of(loaded[i]);
+        sample[i].bin = bin_of(at[i], true);
+      }
+      place_of(sample, place);
+#pragma unroll
+      for (int i = 0; i < kPlaneInFlight; ++i) {
         if (first + i * kPlaneThreads >= count) break;
-        records[first + i * kPlaneThreads] = {first_row + pixel[i], at.y, at.x, mask_of(mask[i])};
+        records[place[i]] = {first_row + sample[i].pixel, at[i].y, at[i].x, mask_of(mask[i])};
       }
     }
   }
@@ -120,7 +129,9 @@ class PlaneSamples {
   __device__ __forceinline__ uint32_t load_mask(uint32_t pixel, float p) const {
     const SamplingMap& map = work_.call.mask;
     if (map.data == nullptr) return 0;
-    return load_bits({value_at(map, work_.mask_step, mask_, pixel, p), map.dtype}, 0);
+    const uint8_t* const at = value_at(map, work_.mask_step, mask_, pixel, p);
+    return map.dtype == Dtype::kF32 ? __ldg(reinterpret_cast<const uint32_t*>(at))
+                                    : __ldg(reinterpret_cast<const uint16_t*>(at));
   }
   __device__ __forceinline__ float mask_of(uint32_t bits) const {
     return work_.call.mask.data == nullptr ? 1.f : value_of(work_.call.mask, bits);
