@@ -96,7 +96,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                                                           OwgradGather<Math>::vector(lane, 0));
 
   GradRing<Config> grad(grad_tiles, barriers, thread);
-  ptx::launch_dependents();
   StepPlanner<Math, 16, kStepPixels, Plan, kSlices> planner(params, ring, warp % 4 * kWarpPixels,
                                                             lane);
 
