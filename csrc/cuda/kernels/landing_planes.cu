@@ -76,8 +76,8 @@ __device__ __forceinline__ void scan_band(const LandingWork& work, Halves counts
   }
 }
 
-// Two CTAs of a multiprocessor, in the share of shared memory that all kernels of a call ask for.
-constexpr int kMostKeepingBytes = 82 << 10;
+// In the share of shared memory that all kernels of a call ask for.
+constexpr int kMostKeepingBytes = 160 << 10;
 constexpr uint16_t kNone = 0xffff;
 static_assert(kMostBandBins < kNone);
 // A multiple of vectors.
@@ -87,7 +87,7 @@ DCN_HOST_DEVICE uint32_t kept_bins(uint32_t pixels) { return (pixels + 7) / 8 * 
 }  // namespace
 
 template <typename Offset, bool kEven>
-__global__ void __launch_bounds__(kPlaneThreads, 2)
+__global__ void __launch_bounds__(kPlaneThreads, 1)
     dcn_dgrad_landing_planes_kernel(const __grid_constant__ LandingWork work) {
   extern __shared__ uint8_t shared_memory[];
   uint32_t* const shared_words = reinterpret_cast<uint32_t*>(shared_memory);
@@ -101,6 +101,8 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   const uint32_t plane_bins = work.plane_starts.value - 1;
   const uint32_t bins = min(work.band_bins, plane_bins - band_begin);
   const uint32_t first_bin = plane.index * work.plane_starts.value + band_begin;
+  const PlaneSamples<Offset, kEven> samples(work, plane);
+  samples.prefetch();
   for (uint32_t i = threadIdx.x; i < (bins + 1) / 2; i += kPlaneThreads) shared_words[i] = 0;
   if (work.keeps_bins) {
     for (uint32_t i = work.pixels.value + threadIdx.x; i < kept_bins(work.pixels.value); ++i) {
@@ -109,7 +111,6 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   }
   __syncthreads();
 
-  const PlaneSamples<Offset, kEven> samples(work, plane);
   uint32_t before = 0;
   samples.walk([&](const PlaneSample(&sample)[kPlaneInFlight]) {
 #pragma unroll
