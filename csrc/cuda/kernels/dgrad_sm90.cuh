@@ -83,11 +83,16 @@ template <class Math, int... kTile>
 cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
                               cudaStream_t stream, std::integer_sequence<int, kTile...>) {
   cudaError_t result = cudaErrorInvalidValue;  // no such tile
-  params.channels_of_tile = kDgradTiles[tile].channels;
   params.plane_starts = (params.shape.P + 1) * (params.shape.Q + 1) + 1;
   const auto height = static_cast<uint32_t>(blocks_of(params.shape.P));
   const auto width = static_cast<uint32_t>(blocks_of(params.shape.Q));
   params.blocks = {height, width, Divisor(height * width), Divisor(2 * width)};
+  if (tile == kIrregularDgrad) {
+    params.channels_of_tile = kDgradTiles[0].channels;
+    params.split_k = 1;
+    return launch_gather_gemm<IrregularDgradConfig<Math>>(params, multiprocessors, stream);
+  }
+  params.channels_of_tile = kDgradTiles[tile].channels;
   const auto launch_if = [&](auto index) {
     if constexpr (dgrad_tile_exists(kDgradTiles[index()], Math::kKind)) {
       if (tile == index()) {
@@ -96,10 +101,7 @@ cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
     }
   };
   (launch_if(std::integral_constant<int, kTile>{}), ...);
-  if (result != cudaSuccess) return result;
-  params.channels_of_tile = kDgradTiles[0].channels;
-  params.split_k = 1;
-  return launch_gather_gemm<IrregularDgradConfig<Math>>(params, multiprocessors, stream);
+  return result;
 }
 
 // Each kind of arithmetic is instantiated in a file of its own.
