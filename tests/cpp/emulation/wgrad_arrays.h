@@ -59,8 +59,7 @@ struct WgradArrays {
     std::vector<float> result(stored.size());
     for (int64_t i = 0; i < static_cast<int64_t>(stored.size()); ++i) {
       const int64_t k = i / (channels * taps), c = i / taps % channels, tap = i % taps;
-      result[static_cast<size_t>(i)] =
-          stored[static_cast<size_t>((k * taps + tap) * channels + c)];
+      result[static_cast<size_t>(i)] = stored[static_cast<size_t>((k * taps + tap) * channels + c)];
     }
     return result;
   }
