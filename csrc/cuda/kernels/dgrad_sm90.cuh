@@ -17,7 +17,7 @@ struct DgradConfig : AllTiles {
   static constexpr int kTilePixels = tile.pixels;
   static constexpr int kThreads = 2 * kTilePixels;
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
-  static constexpr int kPlanBytes = kBlockPlanBytes;  // of a warp
+  static constexpr int kPlanBytes = block_plan_bytes(Math::kKind);  // of a warp
   static constexpr bool kOddRowsSwapped = false;
   static constexpr uint32_t kRunRows = kBlockSide;
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
@@ -87,11 +87,16 @@ template <class Math, int... kTile>
 cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
                               cudaStream_t stream, std::integer_sequence<int, kTile...>) {
   cudaError_t result = cudaErrorInvalidValue;  // no such tile
-  params.channels_of_tile = kDgradTiles[tile].channels;
   params.plane_starts = (params.shape.P + 1) * (params.shape.Q + 1) + 1;
   const auto height = static_cast<uint32_t>(blocks_of(params.shape.P));
   const auto width = static_cast<uint32_t>(blocks_of(params.shape.Q));
   params.blocks = {height, width, Divisor(height * width), Divisor(2 * width)};
+  if (tile == kIrregularDgrad) {
+    params.channels_of_tile = kDgradTiles[0].channels;
+    params.split_k = 1;
+    return launch_gather_gemm<IrregularDgradConfig<Math>>(params, multiprocessors, stream);
+  }
+  params.channels_of_tile = kDgradTiles[tile].channels;
   const auto launch_if = [&](auto index) {
     if constexpr (dgrad_tile_exists(kDgradTiles[index()], Math::kKind)) {
       if (tile == index()) {
@@ -100,10 +105,7 @@ cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
     }
   };
   (launch_if(std::integral_constant<int, kTile>{}), ...);
-  if (result != cudaSuccess) return result;
-  params.channels_of_tile = kDgradTiles[0].channels;
-  params.split_k = 1;
-  return launch_gather_gemm<IrregularDgradConfig<Math>>(params, multiprocessors, stream);
+  return result;
 }
 
 // Each kind of arithmetic is instantiated in a file of its own.

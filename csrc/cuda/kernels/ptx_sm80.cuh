@@ -106,6 +106,33 @@ __device__ __forceinline__ int unkept(int value) {
   asm volatile("mov.b32 %0, %1;" : "=r"(here) : "r"(value));
   return here;
 }
+
+// Add to a word of shared memory where `exists`, without a branch; the second one returns what was
+// there, and 0 where nothing is added.
+__device__ __forceinline__ void shared_add_if(bool exists, uint32_t to, uint32_t value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred exists;\n"
+      "setp.ne.s32 exists, %2, 0;\n"
+      "@exists red.shared.add.u32 [%0], %1;\n"
+      "}" ::"r"(to),
+      "r"(value), "r"(static_cast<int>(exists))
+      : "memory");
+}
+__device__ __forceinline__ uint32_t shared_fetch_add_if(bool exists, uint32_t to, uint32_t value) {
+  uint32_t before = 0;
+  asm volatile(
+      "{\n"
+      ".reg .pred exists;\n"
+      "setp.ne.s32 exists, %3, 0;\n"
+      "@exists atom.shared.add.u32 %0, [%1], %2;\n"
+      "}"
+      : "+r"(before)
+      : "r"(to), "r"(value), "r"(static_cast<int>(exists))
+      : "memory");
+  return before;
+}
+
 // One instruction, where the compiler would multiply 64 bits by 64.
 __device__ __forceinline__ const uint8_t* step_ahead(const uint8_t* from, int32_t steps,
                                                      int32_t bytes) {

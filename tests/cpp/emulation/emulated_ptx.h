@@ -62,6 +62,16 @@ inline uint32_t round_to_tf32(float value) {
 // From the lane's own.
 inline int kept(int value) { return __shfl_sync(~0u, value, emulated_lane()); }
 inline int unkept(int value) { return value; }
+inline uint32_t shared_fetch_add_if(bool exists, uint32_t to, uint32_t value) {
+  if (!exists) return 0;
+  uint32_t before;
+  std::memcpy(&before, emulation::shared_at(to), sizeof before);
+  store_word(to, before + value);
+  return before;
+}
+inline void shared_add_if(bool exists, uint32_t to, uint32_t value) {
+  shared_fetch_add_if(exists, to, value);
+}
 inline const uint8_t* step_ahead(const uint8_t* from, int32_t steps, int32_t bytes) {
   return from + int64_t{steps} * bytes;
 }
