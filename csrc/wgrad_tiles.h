@@ -28,8 +28,12 @@ constexpr WgradTile kWgradTiles[] = {
     {8, 64, 1, {0, 2600, 3600}, 0},
     {8, 128, 1, {0, 3600, 0}, 0},
     // Three products have no registers for more, and units are gathered for 128 channels.
-    {4, 128, 2, {0, 0, 2600}, 0},
+    {4, 128, 2, {0, 2000, 2600}, 0},
     {4, 256, 2, {0, 2450, 0}, 0},
+    {6, 64, 2, {0, 1900, 0}, 0},
+    {6, 64, 1, {0, 1900, 2600}, 0},
+    {4, 256, 1, {0, 9999, 0}, 0},
+    {4, 128, 1, {0, 9999, 9999}, 0},
 };
 constexpr int kWgradTileCount = sizeof(kWgradTiles) / sizeof(kWgradTiles[0]);
 

@@ -61,8 +61,19 @@ __device__ __forceinline__ void store_vector(uint32_t to, const uint32_t (&v)[4]
                "r"(v[2]), "r"(v[3])
                : "memory");
 }
-__device__ __forceinline__ void store_word(uint32_t to, uint32_t v) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
+__device__ __forceinline__ uint2 load_pair(uint32_t from) {
+  uint2 v;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from) : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[1]) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(v[0]) : "memory");
+}
+__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[2]) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(v[0]), "r"(v[1]) : "memory");
+}
+__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[4]) {
+  store_vector(to, v);
 }
 __device__ __forceinline__ void store_zero(uint32_t to) {
   asm volatile("st.shared.b32 [%0], 0;" ::"r"(to) : "memory");

@@ -1,5 +1,5 @@
-// The warps of f32's weight gradient that fill the ring: each gathers the pixels of a unit, or half
-// of them, and brings the gradient of four pixels.
+// The warps of f32's weight gradient that fill the rings: each gathers the pixels of a unit, or
+// half of them, and copies a share of the gradient, a step ahead.
 #pragma once
 
 #include "wgrad_f32_ring.cuh"
@@ -17,14 +17,15 @@ class WgradF32Gather {
   __device__ __forceinline__ WgradF32Gather(const WgradParams& params, Plan* plans, uint32_t stages,
                                             int warp, int lane)
       : params_(params),
-        ring_(stages),
+        rings_(stages),
         plans_(plans + warp * Config::kPlannedSteps),
-        warp_(warp),
+        unit_(warp % Config::kUnits),
+        part_(warp / Config::kUnits),
         lane_(lane),
-        planner_(params, plans_, warp / Config::kUnits * kPixels, lane) {}
+        planner_(params, plans_, part_ * kPixels, lane) {}
 
   __device__ __forceinline__ void fill(const WgradSegments<Config>& segment) {
-    const WgradUnit unit = segment.unit(params_, warp_ % Config::kUnits);
+    const WgradUnit unit = segment.unit(params_, unit_);
     const int32_t vector = lane_ % 8 * kVectorBytes;
     slice_ =
         reinterpret_cast<const uint8_t*>(static_cast<const float*>(params_.input) + unit.channel) +
@@ -37,8 +38,9 @@ class WgradF32Gather {
     asm volatile("" : "+l"(grad_));
     __syncwarp();  // the plans have been read
     planner_.begin(unit, segment.first);
-    load(plans_[0], 0);
-    load_grad(plans_[0], segment.pixels_left(params_, 0), 0);
+    copy_grad(plans_[0], segment.pixels_left(params_, 0));
+#pragma unroll
+    for (int round = 0; round < kAhead; ++round) load(plans_[0], round);
 #pragma unroll 1
     for (int32_t step = 0; step < segment.steps; ++step) {
       const bool more = step + 1 < segment.steps;
@@ -47,119 +49,107 @@ class WgradF32Gather {
       }
       const Plan& plan = plans_[step % Config::kPlannedSteps];
       const Plan& next = plans_[(step + 1) % Config::kPlannedSteps];
-      ring_.wait_empty();
-      const int32_t left = segment.pixels_left(params_, step);
+      if (more) copy_grad(next, segment.pixels_left(params_, step + 1));
+      rings_.values.wait_empty();
 #pragma unroll
-      for (int group = 0; group < kGroups; ++group) {
-        mix(plan, group);
-        if (group + 1 < kGroups) {
-          load(plan, group + 1);
+      for (int round = 0; round < kRounds; ++round) {
+        mix(plan, round);
+        if (round + kAhead < kRounds) {
+          load(plan, round + kAhead);
         } else if (more) {
-          load(next, 0);
+          load(next, round + kAhead - kRounds);
         }
-        store_grad(group);
-        if (group + 1 < kGroups) {
-          load_grad(plan, left, group + 1);
-        } else if (more) {
-          load_grad(next, left - Config::kStepPixels, 0);
-        }
+        if (round % kTogether == kTogether - 1) store(round);
       }
-      ring_.leave_full(lane_);
+      __syncwarp();
+      if (lane_ == 0) ptx::barrier_arrive(rings_.values.full());
+      rings_.values.advance();
     }
   }
 
  private:
-  static constexpr int kGroups = kPixels / 8;
-  static constexpr int kVectors = Config::kChannels / 32;      // of a pixel's gradient
-  static constexpr int kShare = (kVectors - 1) / kGroups + 1;  // that come beside a group
-  static constexpr int kRowsBytes = 8 * kSliceBytes;           // of 8 rows of a tile
+  static constexpr int kRounds = kPixels / 4;  // of a step: four pixels each
+  static constexpr int kAhead = Config::kGatherRegisters >= 120 ? 4 : 2;  // rounds on their way
 
-  // Lane (q, v) = (lane / 8, lane % 8) has vectors v of pixels q and q + 4 of a group.
-  __device__ __forceinline__ void load(const Plan& plan, int group) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint4 at = plan.corner[8 * group + 4 * i + lane_ / 8];
-      corner_[i][0] = vector_at(slice_, at.x);
-      corner_[i][1] = vector_at(slice_, at.y);
-      corner_[i][2] = vector_at(slice_, at.z);
-      corner_[i][3] = vector_at(slice_, at.w);
-    }
+  // Lane (q, v) = (lane / 8, lane % 8) has vector v of a pixel in each round, and stores those of
+  // kTogether neighbours at once.
+  static constexpr int kTogether = Config::kGatherRegisters >= 96 ? 4 : 2;
+  __device__ __forceinline__ int pixel_of(int round) const {
+    return round / kTogether * (4 * kTogether) + lane_ / 8 * kTogether + round % kTogether;
   }
-  __device__ __forceinline__ void mix(const Plan& plan, int group) const {
-    uint32_t value[2][4];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      Math::mix(corner_[i], plan.weight[8 * group + 4 * i + lane_ / 8], value[i]);
-    }
-    const uint32_t outside = plan.outside >> (8 * group) & 0xff;
-    if (outside != 0) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const bool clear = outside >> (4 * i + lane_ / 8) & 1u;
-#pragma unroll
-        for (int e = 0; e < 4; ++e) value[i][e] = clear ? 0 : value[i][e];
-      }
-    }
-    const uint32_t unit = ring_.values() + warp_ % Config::kUnits * 4 * kRowsBytes;
-    const int first = warp_ / Config::kUnits * (kPixels / 4) + 2 * group;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) store(unit, Config::kValueBytes, first + i, value[i]);
+  __device__ __forceinline__ void load(const Plan& plan, int round) {
+    const uint4 at = plan.corner[pixel_of(round)];
+    uint4(&corner)[4] = corner_[round % kAhead];
+    corner[0] = vector_at(slice_, at.x);
+    corner[1] = vector_at(slice_, at.y);
+    corner[2] = vector_at(slice_, at.z);
+    corner[3] = vector_at(slice_, at.w);
+  }
+  __device__ __forceinline__ void mix(const Plan& plan, int round) {
+    uint32_t(&value)[4] = value_[round % kTogether];
+    Math::mix(corner_[round % kAhead], plan.weight[pixel_of(round)], value);
+    if (plan.outside >> pixel_of(round) & 1u) value[0] = value[1] = value[2] = value[3] = 0;
   }
 
-  // Zeros beyond the last pixel, which no infinity of another one may replace, and for channels
-  // that the group has not.
-  __device__ __forceinline__ void load_grad(const Plan& plan, int32_t left, int group) {
-    const uint32_t row_bytes = params_.grad_layout.channels * 4;
-    const int row = 4 * warp_ + lane_ / 8;
-    const uint8_t* const from = grad_ + uint64_t{plan.pixel[row % kPixels]} * row_bytes;
-    const int32_t channels = row < left ? grad_channels_ : 0;
-#pragma unroll
-    for (int i = 0; i < kShare; ++i) {
-      const int j = group * kShare + i;
-      grad_vector_[i] = {0, 0, 0, 0};
-      if (j < kVectors) {
-        ptx::load_vector_if(32 * j < channels, from + j * kSliceBytes, grad_vector_[i]);
-      }
-    }
-  }
-  __device__ __forceinline__ void store_grad(int group) const {
-#pragma unroll
-    for (int i = 0; i < kShare; ++i) {
-      const int j = group * kShare + i;
-      if (j >= kVectors) break;
-      uint32_t value[4];
-#pragma unroll
-      for (int e = 0; e < 4; ++e) value[e] = Math::rounded(register_of(grad_vector_[i], e));
-      store(ring_.grad() + j * 4 * kRowsBytes, Config::kGradBytes, warp_, value);
-    }
-  }
-
-  // Four channels of this lane's pixel of the four from 4 * `quad` on, into 32 rows of a tile.
-  __device__ __forceinline__ void store(uint32_t rows, uint32_t part_bytes, int quad,
-                                        const uint32_t (&value)[4]) const {
-    const uint32_t to =
-        rows + lane_ % 8 * kSliceBytes + (quad ^ lane_ % 8) * kVectorBytes + lane_ / 8 * 4;
+  // Four channels of the pixels of this round and those before it into the tile.
+  __device__ __forceinline__ void store(int round) const {
+    const int pixel = part_ * kPixels + pixel_of(round / kTogether * kTogether);
+    const uint32_t to = rings_.value_tile() + unit_ * Config::kUnitBytes +
+                        lane_ % 8 * kSliceBytes + (pixel / 4 ^ lane_ % 8) * kVectorBytes +
+                        pixel % 4 * 4;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      if constexpr (Config::kParts == 1) {
-        ptx::store_word(to + e * kRowsBytes, value[e]);
-      } else {
-        uint32_t leading, trailing;
-        split_tf32(value[e], leading, trailing);
-        ptx::store_word(to + e * kRowsBytes, leading);
-        ptx::store_word(to + part_bytes + e * kRowsBytes, trailing);
+      uint32_t leading[kTogether], trailing[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        leading[i] = value_[i][e];
+        if constexpr (Config::kParts == 2) split_tf32(value_[i][e], leading[i], trailing[i]);
+      }
+      ptx::store_words(to + e * 8 * kSliceBytes, leading);
+      if constexpr (Config::kParts == 2) {
+        ptx::store_words(to + Config::kValueBytes + e * 8 * kSliceBytes, trailing);
       }
     }
+  }
+
+  // A share of the next step's gradient, for the pixels of this warp's part; lane (q, v) copies
+  // vector v of a panel. Zeros beyond the last pixel, which no infinity of another one may replace,
+  // and for channels that the group has not.
+  __device__ __forceinline__ void copy_grad(const Plan& plan, int32_t left) {
+    constexpr int kQuads = kPixels / 4, kPanels = Config::kChannels / 32;
+    constexpr bool kOneQuad = Config::kUnits % kQuads == 0;
+    const uint32_t row_bytes = params_.grad_layout.channels * 4;
+    rings_.grad.wait_empty();
+    const uint8_t* from = nullptr;
+    uint32_t to = 0;
+    bool exists = false;
+#pragma unroll
+    for (int i = 0; i < tiles_of(kQuads * kPanels, Config::kUnits); ++i) {
+      const int share = unit_ + i * Config::kUnits, panel = share / kQuads;
+      if (kQuads * kPanels % Config::kUnits != 0 && panel >= kPanels) break;
+      if (i == 0 || !kOneQuad) {
+        const int row = share % kQuads * 4 + lane_ / 8, of_step = part_ * kPixels + row;
+        from = grad_ + uint64_t{plan.pixel[row]} * row_bytes;
+        to = rings_.grad_tile() + of_step * kSliceBytes +
+             (lane_ % 8 ^ 2 * of_step % 8) * kVectorBytes;
+        exists = of_step < left;
+      }
+      ptx::copy_vector_or_zeros(to + panel * Config::kPanelBytes, from + panel * kSliceBytes,
+                                exists && 32 * panel < grad_channels_);
+    }
+    ptx::barrier_arrive_after_copies(rings_.grad.full());
+    rings_.grad.advance();
   }
 
   const WgradParams& params_;
-  WgradF32Ring<Config> ring_;
+  WgradF32Rings<Config> rings_;
   Plan* const plans_;
-  const int warp_, lane_;
+  const int unit_, part_, lane_;
   Planner planner_;
   const uint8_t *slice_, *grad_;  // this lane's vector: of the unit, of the tile's first channels
   int32_t grad_channels_;         // that the group has from there on
-  uint4 corner_[2][4], grad_vector_[kShare];
+  uint4 corner_[kAhead][4];
+  uint32_t value_[kTogether][4];
 };
 
 }  // namespace dcn

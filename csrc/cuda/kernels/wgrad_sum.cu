@@ -1,8 +1,8 @@
 // The end of the weight gradient: the f32 sums that segments left are added in the order of the
 // segments, and stored in the weight's dtype and strides.
 //
-//   block     16 channels of a slice x 8 output channels x the taps of a chunk, so that stores of a
-//             weight whose taps lie together are whole
+//   block     a fragment of sums, 16 channels of a slice x 8 output channels (in f32 8 x 16), x the
+//             taps of a chunk, so that stores of a weight whose taps lie together are whole
 //   warp      one tap, and one of `blockDim.z` parts of the segments
 #include "kernel_setup.h"
 #include "ptx_sm90.cuh"
@@ -13,9 +13,11 @@
 namespace dcn {
 namespace {
 
-constexpr int kBlockChannels = 16;  // of the image
-constexpr int kBlockK = 8;          // output channels
-constexpr int kBlockSums = kBlockChannels * kBlockK;
+constexpr int kBlockSums = 128;
+template <typename Element>
+constexpr int kBlockChannels = sizeof(Element) == 2 ? 16 : 8;  // of the image
+template <typename Element>
+constexpr int kBlockK = kBlockSums / kBlockChannels<Element>;  // output channels
 constexpr int kMostSumParts = 3;
 constexpr int kLoads = 8;  // on their way at once
 
@@ -28,18 +30,18 @@ __device__ __forceinline__ void add(float4& sum, float4 v) {
 
 // The c-th channel and the k-th output channel of a block: where their sum is among the block's, of
 // which lane (g, q) has rows g and g + 8 and columns 2 * q and 2 * q + 1; and which they are, of
-// the slice and of the group. In f32 rows and columns are those of wgrad_f32.cuh, permuted.
+// the slice and of the group. In 16 bits rows are channels; in f32 columns are, and both are
+// permuted as in wgrad_f32.cuh.
 struct Place {
   int32_t sum, channel, k;
 };
 template <typename Element>
 __device__ __forceinline__ Place place_of(int32_t c, int32_t k, int32_t channels, int32_t block) {
+  const int32_t of_group = block * kBlockK<Element> + k;
   if constexpr (sizeof(Element) == 2) {
-    return {(c % 8 * 4 + k / 2) * 4 + c / 8 * 2 + k % 2, channels * kBlockChannels + c,
-            block * kBlockK + k};
+    return {(c % 8 * 4 + k / 2) * 4 + c / 8 * 2 + k % 2, channels * 16 + c, of_group};
   } else {
-    return {(c / 2 * 4 + k / 2) * 4 + c % 2 * 2 + k % 2, c / 2 * 4 + channels * 2 + c % 2,
-            block / 4 * 32 + k * 4 + block % 4};
+    return {(k / 2 * 4 + c / 2) * 4 + k % 2 * 2 + c % 2, c * 4 + channels, of_group};
   }
 }
 
@@ -47,14 +49,15 @@ template <typename Element>
 __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32)
     dcn_wgrad_sum_kernel(const __grid_constant__ WgradParams params) {
   constexpr int kSliceChannels = kSliceBytes / sizeof(Element);
+  constexpr int kChannels = kBlockChannels<Element>, kOutputs = kBlockK<Element>;
   __shared__ float sums[kMostSumParts][kPlanTaps][kBlockSums];
   const ConvShape& shape = params.shape;
   const FusedLayout& layout = params.layout;
-  constexpr int kParts = kSliceChannels / kBlockChannels;  // blocks of a slice
+  constexpr int kParts = kSliceChannels / kChannels;  // blocks of a slice
   const int32_t slice_of_all = blockIdx.x / kParts, part_of_slice = blockIdx.x % kParts;
   const int32_t slices = params.units / shape.taps();
   const int32_t group = slice_of_all / slices, slice = slice_of_all - group * slices;
-  const int32_t first_k = blockIdx.y * kBlockK;
+  const int32_t first_k = blockIdx.y * kOutputs;
   const int32_t first_tap = blockIdx.z * kPlanTaps;
   const int32_t taps = min(kPlanTaps, shape.taps() - first_tap);
   ptx::wait_for_previous_grid();  // it leaves the sums
@@ -76,7 +79,7 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32)
     const float4* at =
         reinterpret_cast<const float4*>(params.partial) + (first + t) * segment +
         (unit - unit_tile * params.tile_units) * unit_vectors +
-        ((first_k - channel_tile * params.tile_channels) / kBlockK * kParts + part_of_slice) * 32 +
+        ((first_k - channel_tile * params.tile_channels) / kOutputs * kParts + part_of_slice) * 32 +
         threadIdx.x;
     float4 sum = {0.f, 0.f, 0.f, 0.f};
     for (int32_t i = from; i < to; i += kLoads) {
@@ -97,10 +100,10 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32)
   const bool taps_inside = params.stride_s <= params.stride_c;  // taps lie closer than channels
   for (int32_t i = thread; i < taps * kBlockSums; i += blockDim.x * blockDim.y * blockDim.z) {
     const int32_t rest = taps_inside ? i / taps : i;
-    const int32_t c = rest % kBlockChannels;
-    const int32_t outer = rest / kBlockChannels;
-    const int32_t tap = taps_inside ? i - rest * taps : outer / kBlockK;
-    const int32_t k = taps_inside ? outer : outer % kBlockK;
+    const int32_t c = rest % kChannels;
+    const int32_t outer = rest / kChannels;
+    const int32_t tap = taps_inside ? i - rest * taps : outer / kOutputs;
+    const int32_t k = taps_inside ? outer : outer % kOutputs;
     const Place at = place_of<Element>(c, k, part_of_slice, blockIdx.y);
     float sum = sums[0][tap][at.sum];
     for (int part = 1; part < static_cast<int>(blockDim.z); ++part) sum += sums[part][tap][at.sum];
@@ -123,14 +126,14 @@ template <typename Element>
 cudaError_t launch(const WgradParams& params, cudaStream_t stream) {
   const cudaError_t error = set_up_kernel<dcn_wgrad_sum_kernel<Element>>(0);
   if (error != cudaSuccess) return error;
-  constexpr int kParts = kSliceBytes / sizeof(Element) / kBlockChannels;
+  constexpr int kParts = kSliceBytes / sizeof(Element) / kBlockChannels<Element>;
   const ConvShape& shape = params.shape;
   const unsigned taps = std::min(shape.taps(), kPlanTaps);
   const int64_t segments = params.ctas / (params.all_steps / params.steps);  // of a tile, about
   cudaLaunchAttribute attributes[1] = {};
   cudaLaunchConfig_t launch = {};
   launch.gridDim = dim3(shape.G * (params.units / shape.taps()) * kParts,
-                        tiles_of(shape.output_channels_per_group(), 32) * (32 / kBlockK),
+                        tiles_of(shape.output_channels_per_group(), kBlockK<Element>),
                         tiles_of(shape.taps(), kPlanTaps));
   launch.blockDim = dim3(32, taps, segments > 2 * kLoads ? kMostSumParts : 1);
   launch.stream = stream;
