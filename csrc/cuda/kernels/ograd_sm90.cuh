@@ -79,7 +79,7 @@ __device__ __forceinline__ void load_grad(const OgradParams& params, const TileR
         if constexpr (Math::kKind == FusedMath::k3xTf32) {
           split_tf32(value, a[half / 2][at], a[half / 2][16 + at]);
         } else if constexpr (Math::kKind == FusedMath::kTf32) {
-          a[half / 2][at] = round_to_tf32(__uint_as_float(value));
+          a[half / 2][at] = Math::rounded(value);
         } else {
           a[half / 2][at] = value;
         }

@@ -37,8 +37,8 @@ class WgradF32Products {
     }
   }
 
-  // Half of a step's pixels: its rows of the gradient's tile become fragments of A.
-  __device__ __forceinline__ void load(uint32_t grad, int half) {
+  // A part of a step's pixels: its rows of the gradient's tile become fragments of A.
+  __device__ __forceinline__ void load(uint32_t grad, int part) {
     const int g = lane_ / 4, q = lane_ % 4;
     const uint32_t at = grad + (2 * first_block_ + warp_ / 2) * Config::kPanelBytes +
                         q * kSliceBytes + ((warp_ % 2 * 4 + g / 2) ^ 2 * q) * kVectorBytes +
@@ -46,19 +46,19 @@ class WgradF32Products {
 #pragma unroll
     for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {  // four pixels each
+      for (int k = 0; k < kQuads; ++k) {  // four pixels each
         const uint2 pair = ptx::load_pair(at + 2 * i * Config::kPanelBytes +
-                                          (4 * half + k) * 4 * kSliceBytes);
+                                          (kQuads * part + k) * 4 * kSliceBytes);
         take(pair.x, i, 2 * k);
         take(pair.y, i, 2 * k + 1);
       }
     }
   }
 
-  // Tensor cores cut off what a sum cannot hold: with 3xTF32 they sum up half a step only, small
-  // products first, and those are added by additions that round.
-  __device__ __forceinline__ void multiply(uint32_t values, int half) {
-    const uint64_t b = ptx::tile_descriptor(values + first_column_ * kSliceBytes) + 4 * half;
+  // Tensor cores cut off what a sum cannot hold: with 3xTF32 they sum up a part only, small products
+  // first, and those are added by additions that round.
+  __device__ __forceinline__ void multiply(uint32_t values, int part) {
+    const uint64_t b = ptx::tile_descriptor(values + first_column_ * kSliceBytes) + kQuads * part;
     ptx::wgmma_fence();
     if constexpr (Config::kExactSums) {
       multiply(kTrailing, b, false);
@@ -94,7 +94,8 @@ class WgradF32Products {
   }
 
  private:
-  static constexpr int kTrailing = 8;  // where fragments of trailing parts begin
+  static constexpr int kQuads = Config::kFragments / 2;     // of pixels
+  static constexpr int kTrailing = Config::kFragments;  // where those of trailing parts begin
 
   __device__ __forceinline__ void take(uint32_t value, int block, int at) {
     if constexpr (Config::kParts == 2) {
@@ -105,7 +106,7 @@ class WgradF32Products {
   }
   __device__ __forceinline__ void multiply(int from, uint64_t b, bool add) {
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
+    for (int k = 0; k < kQuads / 2; ++k) {
 #pragma unroll
       for (int i = 0; i < kBlocks; ++i) {
         const uint32_t* a = a_[i] + from + 4 * k;
@@ -116,7 +117,7 @@ class WgradF32Products {
 
   const int warp_, lane_;
   int first_block_, first_column_;
-  uint32_t a_[kBlocks][8 * Config::kParts];
+  uint32_t a_[kBlocks][Config::kFragments * Config::kParts];
   float sums_[kBlocks][kSums];
   float totals_[kBlocks][Config::kExactSums ? kSums : 1];
 };
@@ -150,17 +151,22 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 #pragma unroll 1
     for (int32_t step = 0; step < segment.steps; ++step) {
       rings.grad.wait_full();
-      products.load(rings.grad_tile(), 0);
-      rings.values.wait_full();
-      // For what other warps stored before they arrived. They have loads on their way, for which a
-      // fence of theirs would wait.
-      ptx::async_proxy_fence();
-      products.multiply(rings.value_tile(), 0);
-      products.load(rings.grad_tile(), 1);
-      __syncwarp();
-      if (lane == 0) ptx::barrier_arrive(rings.grad.empty());
-      rings.grad.advance();
-      products.multiply(rings.value_tile(), 1);
+#pragma unroll
+      for (int part = 0; part < Config::kStepParts; ++part) {
+        products.load(rings.grad_tile(), part);
+        if (part == 0) {
+          rings.values.wait_full();
+          // For what other warps stored before they arrived. They have loads on their way, for
+          // which a fence of theirs would wait.
+          ptx::async_proxy_fence();
+        }
+        if (part + 1 == Config::kStepParts) {
+          __syncwarp();
+          if (lane == 0) ptx::barrier_arrive(rings.grad.empty());
+          rings.grad.advance();
+        }
+        products.multiply(rings.value_tile(), part);
+      }
       if (lane == 0) ptx::barrier_arrive(rings.values.empty());
       rings.values.advance();
     }

@@ -31,11 +31,9 @@ class WgradF32Gather {
         reinterpret_cast<const uint8_t*>(static_cast<const float*>(params_.input) + unit.channel) +
         (vector < unit.left * 4 ? vector : 0);
     asm volatile("" : "+l"(slice_));  // one number, not a sum to be added up for each load
-    const int32_t channel = segment.first_k + lane_ % 8 * 4;
-    grad_channels_ = params_.grad_layout.group_channels - channel;
-    grad_ = static_cast<const uint8_t*>(params_.grad) +
-            (int64_t{segment.group} * params_.grad_layout.group_channels + channel) * 4;
-    asm volatile("" : "+l"(grad_));
+    const int32_t group_channels = params_.grad_layout.group_channels;
+    grad_channels_ = group_channels - segment.first_k;
+    grad_vector_ = (segment.group * group_channels + segment.first_k) / 4;
     __syncwarp();  // the plans have been read
     planner_.begin(unit, segment.first);
     copy_grad(plans_[0], segment.pixels_left(params_, 0));
@@ -44,12 +42,8 @@ class WgradF32Gather {
 #pragma unroll 1
     for (int32_t step = 0; step < segment.steps; ++step) {
       const bool more = step + 1 < segment.steps;
-      if (more && step % Planner::kSteps == 0) {
-        planner_.plan((step + Planner::kSteps) % Config::kPlannedSteps);
-      }
       const Plan& plan = plans_[step % Config::kPlannedSteps];
       const Plan& next = plans_[(step + 1) % Config::kPlannedSteps];
-      if (more) copy_grad(next, segment.pixels_left(params_, step + 1));
       rings_.values.wait_empty();
 #pragma unroll
       for (int round = 0; round < kRounds; ++round) {
@@ -57,9 +51,16 @@ class WgradF32Gather {
         if (round + kAhead < kRounds) {
           load(plan, round + kAhead);
         } else if (more) {
+          // Here, where the fewest loads are on their way: it takes registers.
+          if (round + kAhead == kRounds) {
+            if (step % Planner::kSteps == 0) {
+              planner_.plan((step + Planner::kSteps) % Config::kPlannedSteps);
+            }
+            copy_grad(next, segment.pixels_left(params_, step + 1));
+          }
           load(next, round + kAhead - kRounds);
         }
-        if (round % kTogether == kTogether - 1) store(round);
+        if (round % kTogether == kTogether - 1) store(plan, round);
       }
       __syncwarp();
       if (lane_ == 0) ptx::barrier_arrive(rings_.values.full());
@@ -73,7 +74,7 @@ class WgradF32Gather {
 
   // Lane (q, v) = (lane / 8, lane % 8) has vector v of a pixel in each round, and stores those of
   // kTogether neighbours at once.
-  static constexpr int kTogether = Config::kGatherRegisters >= 96 ? 4 : 2;
+  static constexpr int kTogether = Config::kGatherRegisters >= 112 ? 4 : 2;
   __device__ __forceinline__ int pixel_of(int round) const {
     return round / kTogether * (4 * kTogether) + lane_ / 8 * kTogether + round % kTogether;
   }
@@ -88,14 +89,22 @@ class WgradF32Gather {
   __device__ __forceinline__ void mix(const Plan& plan, int round) {
     uint32_t(&value)[4] = value_[round % kTogether];
     Math::mix(corner_[round % kAhead], plan.weight[pixel_of(round)], value);
-    if (plan.outside >> pixel_of(round) & 1u) value[0] = value[1] = value[2] = value[3] = 0;
   }
 
   // Four channels of the pixels of this round and those before it into the tile.
-  __device__ __forceinline__ void store(int round) const {
-    const int pixel = part_ * kPixels + pixel_of(round / kTogether * kTogether);
+  __device__ __forceinline__ void store(const Plan& plan, int round) {
+    const int first = pixel_of(round / kTogether * kTogether), pixel = part_ * kPixels + first;
+    const int lane = unkept(lane_);
+    if (plan.outside != 0) {
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const bool clear = plan.outside >> (first + i) & 1u;
+#pragma unroll
+        for (int e = 0; e < 4; ++e) value_[i][e] = clear ? 0 : value_[i][e];
+      }
+    }
     const uint32_t to = rings_.value_tile() + unit_ * Config::kUnitBytes +
-                        lane_ % 8 * kSliceBytes + (pixel / 4 ^ lane_ % 8) * kVectorBytes +
+                        lane % 8 * kSliceBytes + (pixel / 4 ^ lane % 8) * kVectorBytes +
                         pixel % 4 * 4;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
@@ -118,7 +127,9 @@ class WgradF32Gather {
   __device__ __forceinline__ void copy_grad(const Plan& plan, int32_t left) {
     constexpr int kQuads = kPixels / 4, kPanels = Config::kChannels / 32;
     constexpr bool kOneQuad = Config::kUnits % kQuads == 0;
-    const uint32_t row_bytes = params_.grad_layout.channels * 4;
+    const int lane = unkept(lane_);
+    const uint32_t row_vectors = params_.grad_layout.channels / 4;
+    const auto* const grad = static_cast<const uint8_t*>(params_.grad) + lane % 8 * kVectorBytes;
     rings_.grad.wait_empty();
     const uint8_t* from = nullptr;
     uint32_t to = 0;
@@ -128,14 +139,14 @@ class WgradF32Gather {
       const int share = unit_ + i * Config::kUnits, panel = share / kQuads;
       if (kQuads * kPanels % Config::kUnits != 0 && panel >= kPanels) break;
       if (i == 0 || !kOneQuad) {
-        const int row = share % kQuads * 4 + lane_ / 8, of_step = part_ * kPixels + row;
-        from = grad_ + uint64_t{plan.pixel[row]} * row_bytes;
+        const int row = share % kQuads * 4 + lane / 8, of_step = part_ * kPixels + row;
+        from = grad + uint64_t{plan.pixel[row] * row_vectors + grad_vector_} * kVectorBytes;
         to = rings_.grad_tile() + of_step * kSliceBytes +
-             (lane_ % 8 ^ 2 * of_step % 8) * kVectorBytes;
+             (lane % 8 ^ 2 * of_step % 8) * kVectorBytes;
         exists = of_step < left;
       }
       ptx::copy_vector_or_zeros(to + panel * Config::kPanelBytes, from + panel * kSliceBytes,
-                                exists && 32 * panel < grad_channels_);
+                                exists && 32 * panel + lane % 8 * 4 < grad_channels_);
     }
     ptx::barrier_arrive_after_copies(rings_.grad.full());
     rings_.grad.advance();
@@ -146,8 +157,9 @@ class WgradF32Gather {
   Plan* const plans_;
   const int unit_, part_, lane_;
   Planner planner_;
-  const uint8_t *slice_, *grad_;  // this lane's vector: of the unit, of the tile's first channels
-  int32_t grad_channels_;         // that the group has from there on
+  const uint8_t* slice_;   // this lane's vector of the unit
+  uint32_t grad_vector_;   // first one of the tile, of a pixel's gradient
+  int32_t grad_channels_;  // that the group has from there on
   uint4 corner_[kAhead][4];
   uint32_t value_[kTogether][4];
 };

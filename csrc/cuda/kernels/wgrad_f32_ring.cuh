@@ -45,8 +45,11 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   // Registers of a thread: what both kinds begin with, and what they share these as.
   static constexpr int kFirstRegisters = 65536 / kThreads / 8 * 8;
   static constexpr int kSums = kBlocks * kColumns / 2;
+  // Parts of a step, for whose fragments of A there are registers, and how many they are of a block.
+  static constexpr int kStepParts = kBlocks == 1 ? 2 : 4;
+  static constexpr int kFragments = 16 / kStepParts;
   static constexpr int kMultiplyRegisters =
-      ((kExactSums ? 2 : 1) * kSums + kBlocks * 8 * kParts + 32) / 8 * 8;
+      ((kExactSums ? 2 : 1) * kSums + kBlocks * kFragments * kParts + 32) / 8 * 8;
   static constexpr int kGatherRegisters = std::min(
       (kThreads * kFirstRegisters - 32 * kMultiplyWarps * kMultiplyRegisters) /
           (32 * kGatherWarps) / 8 * 8,
