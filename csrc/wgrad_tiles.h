@@ -25,15 +25,13 @@ constexpr WgradTile kWgradTiles[] = {
     {2, 128, 4, {1600, 0, 0}, 1950},
     // A gather serves 256 channels.
     {2, 256, 4, {1670, 0, 0}, 3150},
-    {8, 64, 1, {0, 2600, 3600}, 0},
-    {8, 128, 1, {0, 3600, 0}, 0},
-    // Three products have no registers for more, and units are gathered for 128 channels.
-    {4, 128, 2, {0, 2000, 2600}, 0},
-    {4, 256, 2, {0, 2450, 0}, 0},
-    {6, 64, 2, {0, 1900, 0}, 0},
-    {6, 64, 1, {0, 1900, 2600}, 0},
-    {4, 256, 1, {0, 9999, 0}, 0},
-    {4, 128, 1, {0, 9999, 9999}, 0},
+    // Three slices' units of a kernel's row, or of nine taps, fill tiles of 6 without a rest.
+    {6, 64, 1, {0, 1800, 2750}, 0},
+    {4, 128, 2, {0, 1450, 0}, 0},
+    // Three products have no registers for more channels; four warps that gather have room for
+    // more loads on their way than eight.
+    {4, 128, 1, {0, 0, 2400}, 0},
+    {4, 256, 2, {0, 2300, 0}, 0},
 };
 constexpr int kWgradTileCount = sizeof(kWgradTiles) / sizeof(kWgradTiles[0]);
 
