@@ -45,6 +45,11 @@ constexpr int step_ns(const WgradTile& tile, FusedMath math) {
 }
 constexpr int owgrad_step_ns(const WgradTile& tile, FusedMath) { return tile.owgrad_step_ns; }
 
+// Slices of a tap that share their samples, in f32: units that follow one another.
+inline int shared_slices(const FusedLayout& layout, const WgradTile& tile) {
+  return tile.unit_warps < 4 && layout.block_channels % 64 == 0 ? 2 : 1;
+}
+
 // The steps of a weight gradient. Units are the steps of the forward pass (fused_layout.h).
 struct WgradWork {
   int64_t groups, unit_tiles, channel_tiles;  // tiles of a group

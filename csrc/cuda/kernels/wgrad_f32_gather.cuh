@@ -1,5 +1,7 @@
-// The warps of f32's weight gradient that fill the rings: each gathers the pixels of a unit, or
-// half of them, and copies a share of the gradient, a step ahead.
+// The warps of f32's weight gradient that fill the rings: each gathers some pixels of a tap, of one
+// slice or two, and copies a share of the gradient, a step ahead.
+//
+// Bound by what the L1 hands to registers, 64 bytes in a cycle: loads of plans count, too.
 #pragma once
 
 #include "wgrad_f32_ring.cuh"
@@ -19,13 +21,13 @@ class WgradF32Gather {
       : params_(params),
         rings_(stages),
         plans_(plans + warp * Config::kPlannedSteps),
-        unit_(warp % Config::kUnits),
-        part_(warp / Config::kUnits),
+        tap_(warp % Config::kTaps),
+        part_(warp / Config::kTaps),
         lane_(lane),
         planner_(params, plans_, part_ * kPixels, lane) {}
 
   __device__ __forceinline__ void fill(const WgradSegments<Config>& segment) {
-    const WgradUnit unit = segment.unit(params_, unit_);
+    const WgradUnit unit = segment.unit(params_, tap_ * kSlices, kSlices);
     const int32_t vector = lane_ % 8 * kVectorBytes;
     slice_ =
         reinterpret_cast<const uint8_t*>(static_cast<const float*>(params_.input) + unit.channel) +
@@ -38,7 +40,7 @@ class WgradF32Gather {
     planner_.begin(unit, segment.first);
     copy_grad(plans_[0], segment.pixels_left(params_, 0));
 #pragma unroll
-    for (int round = 0; round < kAhead; ++round) load(plans_[0], round);
+    for (int i = 0; i < kAhead; ++i) load(plans_[0], i);
 #pragma unroll 1
     for (int32_t step = 0; step < segment.steps; ++step) {
       const bool more = step + 1 < segment.steps;
@@ -46,21 +48,21 @@ class WgradF32Gather {
       const Plan& next = plans_[(step + 1) % Config::kPlannedSteps];
       rings_.values.wait_empty();
 #pragma unroll
-      for (int round = 0; round < kRounds; ++round) {
-        mix(plan, round);
-        if (round + kAhead < kRounds) {
-          load(plan, round + kAhead);
+      for (int i = 0; i < kLoads; ++i) {
+        mix(plan, i);
+        if (i + kAhead < kLoads) {
+          load(plan, i + kAhead);
         } else if (more) {
           // Here, where the fewest loads are on their way: it takes registers.
-          if (round + kAhead == kRounds) {
+          if (i + kAhead == kLoads) {
             if (step % Planner::kSteps == 0) {
               planner_.plan((step + Planner::kSteps) % Config::kPlannedSteps);
             }
             copy_grad(next, segment.pixels_left(params_, step + 1));
           }
-          load(next, round + kAhead - kRounds);
+          load(next, i + kAhead - kLoads);
         }
-        if (round % kTogether == kTogether - 1) store(plan, round);
+        if (i / kSlices % kTogether == kTogether - 1) store(plan, i);
       }
       __syncwarp();
       if (lane_ == 0) ptx::barrier_arrive(rings_.values.full());
@@ -69,50 +71,54 @@ class WgradF32Gather {
   }
 
  private:
-  static constexpr int kRounds = kPixels / 4;  // of a step: four pixels each
-  static constexpr int kAhead = Config::kGatherRegisters >= 120 ? 4 : 2;  // rounds on their way
+  static constexpr int kSlices = Config::kSlices;
+  static constexpr int kLoads = kPixels / 4 * kSlices;  // of a step: four pixels of a slice each
+  static constexpr int kAhead = Config::kGatherRegisters >= 112 ? 4 : 2;  // of them, on their way
 
-  // Lane (q, v) = (lane / 8, lane % 8) has vector v of a pixel in each round, and stores those of
-  // kTogether neighbours at once.
-  static constexpr int kTogether = Config::kGatherRegisters >= 112 ? 4 : 2;
-  __device__ __forceinline__ int pixel_of(int round) const {
+  // Lane (q, v) = (lane / 8, lane % 8) has vector v of one pixel in each load, and stores those of
+  // kTogether neighbours at once. Slices follow one another.
+  static constexpr int kTogether = Config::kGatherRegisters < 112 ? 3 - kSlices : kSlices == 1 ? 4 : 2;
+  __device__ __forceinline__ int pixel_of(int i) const {
+    const int round = i / kSlices;
     return round / kTogether * (4 * kTogether) + lane_ / 8 * kTogether + round % kTogether;
   }
-  __device__ __forceinline__ void load(const Plan& plan, int round) {
-    const uint4 at = plan.corner[pixel_of(round)];
-    uint4(&corner)[4] = corner_[round % kAhead];
-    corner[0] = vector_at(slice_, at.x);
-    corner[1] = vector_at(slice_, at.y);
-    corner[2] = vector_at(slice_, at.z);
-    corner[3] = vector_at(slice_, at.w);
+  __device__ __forceinline__ void load(const Plan& plan, int i) {
+    if (i % kSlices == 0) at_ = plan.corner[pixel_of(i)];
+    const uint8_t* const slice = slice_ + i % kSlices * kSliceBytes;
+    uint4(&corner)[4] = corner_[i % kAhead];
+    corner[0] = vector_at(slice, at_.x);
+    corner[1] = vector_at(slice, at_.y);
+    corner[2] = vector_at(slice, at_.z);
+    corner[3] = vector_at(slice, at_.w);
   }
-  __device__ __forceinline__ void mix(const Plan& plan, int round) {
-    uint32_t(&value)[4] = value_[round % kTogether];
-    Math::mix(corner_[round % kAhead], plan.weight[pixel_of(round)], value);
+  __device__ __forceinline__ void mix(const Plan& plan, int i) {
+    if (i % kSlices == 0) weight_ = plan.weight[pixel_of(i)];
+    Math::mix(corner_[i % kAhead], weight_, value_[i % kSlices][i / kSlices % kTogether]);
   }
 
-  // Four channels of the pixels of this round and those before it into the tile.
-  __device__ __forceinline__ void store(const Plan& plan, int round) {
-    const int first = pixel_of(round / kTogether * kTogether), pixel = part_ * kPixels + first;
+  // Four channels of the pixels of this load and those before it, of its slice, into the tile.
+  __device__ __forceinline__ void store(const Plan& plan, int i) {
+    const int first = pixel_of(i) - (kTogether - 1), pixel = part_ * kPixels + first;
     const int lane = unkept(lane_);
+    uint32_t(&value)[kTogether][4] = value_[i % kSlices];
     if (plan.outside != 0) {
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        const bool clear = plan.outside >> (first + i) & 1u;
+      for (int j = 0; j < kTogether; ++j) {
+        const bool clear = plan.outside >> (first + j) & 1u;
 #pragma unroll
-        for (int e = 0; e < 4; ++e) value_[i][e] = clear ? 0 : value_[i][e];
+        for (int e = 0; e < 4; ++e) value[j][e] = clear ? 0 : value[j][e];
       }
     }
-    const uint32_t to = rings_.value_tile() + unit_ * Config::kUnitBytes +
+    const uint32_t to = rings_.value_tile() + (tap_ * kSlices + i % kSlices) * Config::kUnitBytes +
                         lane % 8 * kSliceBytes + (pixel / 4 ^ lane % 8) * kVectorBytes +
                         pixel % 4 * 4;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       uint32_t leading[kTogether], trailing[kTogether];
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i) {
-        leading[i] = value_[i][e];
-        if constexpr (Config::kParts == 2) split_tf32(value_[i][e], leading[i], trailing[i]);
+      for (int j = 0; j < kTogether; ++j) {
+        leading[j] = value[j][e];
+        if constexpr (Config::kParts == 2) split_tf32(value[j][e], leading[j], trailing[j]);
       }
       ptx::store_words(to + e * 8 * kSliceBytes, leading);
       if constexpr (Config::kParts == 2) {
@@ -126,7 +132,8 @@ class WgradF32Gather {
   // and for channels that the group has not.
   __device__ __forceinline__ void copy_grad(const Plan& plan, int32_t left) {
     constexpr int kQuads = kPixels / 4, kPanels = Config::kChannels / 32;
-    constexpr bool kOneQuad = Config::kUnits % kQuads == 0;
+    constexpr int kSharers = Config::kTaps;
+    constexpr bool kOneQuad = kSharers % kQuads == 0;
     const int lane = unkept(lane_);
     const uint32_t row_vectors = params_.grad_layout.channels / 4;
     const auto* const grad = static_cast<const uint8_t*>(params_.grad) + lane % 8 * kVectorBytes;
@@ -135,9 +142,9 @@ class WgradF32Gather {
     uint32_t to = 0;
     bool exists = false;
 #pragma unroll
-    for (int i = 0; i < tiles_of(kQuads * kPanels, Config::kUnits); ++i) {
-      const int share = unit_ + i * Config::kUnits, panel = share / kQuads;
-      if (kQuads * kPanels % Config::kUnits != 0 && panel >= kPanels) break;
+    for (int i = 0; i < tiles_of(kQuads * kPanels, kSharers); ++i) {
+      const int share = tap_ + i * kSharers, panel = share / kQuads;
+      if (kQuads * kPanels % kSharers != 0 && panel >= kPanels) break;
       if (i == 0 || !kOneQuad) {
         const int row = share % kQuads * 4 + lane / 8, of_step = part_ * kPixels + row;
         from = grad + uint64_t{plan.pixel[row] * row_vectors + grad_vector_} * kVectorBytes;
@@ -155,13 +162,14 @@ class WgradF32Gather {
   const WgradParams& params_;
   WgradF32Rings<Config> rings_;
   Plan* const plans_;
-  const int unit_, part_, lane_;
+  const int tap_, part_, lane_;
   Planner planner_;
   const uint8_t* slice_;   // this lane's vector of the unit
   uint32_t grad_vector_;   // first one of the tile, of a pixel's gradient
   int32_t grad_channels_;  // that the group has from there on
+  uint4 at_, weight_;  // of the load and the mixing at hand
   uint4 corner_[kAhead][4];
-  uint32_t value_[kTogether][4];
+  uint32_t value_[kSlices][kTogether][4];
 };
 
 }  // namespace dcn

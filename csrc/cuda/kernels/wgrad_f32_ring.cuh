@@ -16,12 +16,17 @@
 
 namespace dcn {
 
-template <class Math_, int kTile>
+// `kSlices_`: units that follow one another and share their samples, slices of a tap.
+template <class Math_, int kTile, int kSlices_>
 struct WgradF32Config : WgradConfig<Math_, kTile> {
   using Base = WgradConfig<Math_, kTile>;
+  static constexpr int kSlices = kSlices_;
   static constexpr bool kExactSums = Math_::kKind == FusedMath::k3xTf32;
   static constexpr int kParts = weight_parts(Math_::kKind);
-  static constexpr int kUnitWarps = Base::tile.unit_warps;
+  static constexpr int kTaps = Base::kUnits / kSlices;  // of the tile
+  static constexpr int kPlanPixels = Base::kStepPixels / (Base::kWarps / kTaps);
+  static constexpr int kPlannedSteps = 2 * (32 / kPlanPixels);
+  static constexpr int kPlanBytes = kPlannedSteps * sizeof(StepPlan<kPlanPixels>);
   static constexpr int kGatherWarps = tiles_of(Base::kWarps, 4) * 4;  // whole warpgroups
   static constexpr int kMultiplyWarps = 8;
   static constexpr int kThreads = 32 * (kGatherWarps + kMultiplyWarps);
@@ -40,7 +45,7 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   static constexpr int kPanelBytes = Base::kStepPixels * kSliceBytes;
   static constexpr int kSharedBytes =
       kTileAlignment + kStages * kStageBytes + kGradStages * Base::kGradTileBytes + kBarrierBytes +
-      Base::kWarps * Base::kPlanBytes;
+      Base::kWarps * kPlanBytes;
 
   // Registers of a thread: what both kinds begin with, and what they share these as.
   static constexpr int kFirstRegisters = 65536 / kThreads / 8 * 8;
