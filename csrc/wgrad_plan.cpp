@@ -15,8 +15,15 @@ constexpr int64_t kSegmentNs = 2500;
 constexpr int64_t kSumNs = 3000;
 constexpr int64_t kSumBytesPerNs = 4000;
 
-int64_t estimate(const WgradWork& work, int step_ns, const WgradPlan& plan) {
-  const int64_t steps = tiles_of(work.all_steps(), plan.ctas);
+// What CTAs of other tiles read at the same time is in the L2, if they begin where others do, or if
+// all that is read fits there anyway.
+constexpr int64_t kKeptBytes = int64_t{48} << 20;
+constexpr int64_t kUnkeptPercent = 115;
+
+int64_t estimate(const WgradWork& work, int step_ns, bool kept, const WgradPlan& plan) {
+  const bool even = plan.ctas % work.tiles() == 0;
+  const int64_t steps =
+      tiles_of(work.all_steps(), plan.ctas) * (even || kept ? 100 : kUnkeptPercent) / 100;
   const int64_t segments = tiles_of(steps - 1, work.steps) + 1;
   return steps * step_ns + segments * kSegmentNs + kSumNs + plan.partial_bytes / kSumBytesPerNs;
 }
@@ -26,6 +33,8 @@ int64_t estimate(const WgradWork& work, int step_ns, const WgradPlan& plan) {
 WgradPlan plan_wgrad(const ConvShape& shape, FusedMath math, int multiprocessors, int tile,
                      int ctas, int (*step_time)(const WgradTile&, FusedMath)) {
   const FusedLayout layout = fused_layout(shape, element_bytes(math));
+  const int64_t read = (shape.input_pixels() * layout.channels + shape.output_pixels() * shape.K) *
+                       element_bytes(math);
   WgradPlan best;
   best.time_ns = std::numeric_limits<int64_t>::max();
   bool best_bounded = false;
@@ -39,7 +48,7 @@ WgradPlan plan_wgrad(const ConvShape& shape, FusedMath math, int multiprocessors
       WgradPlan plan{t, c};
       plan.partial_bytes =
           (work.tiles() + c - 1) * segment_bytes(kWgradTiles[t], element_bytes(math));
-      plan.time_ns = estimate(work, time_of_step, plan);
+      plan.time_ns = estimate(work, time_of_step, read <= kKeptBytes, plan);
       const bool bounded = plan.partial_bytes <= kMostPartialBytes;
       if (bounded < best_bounded || (bounded == best_bounded && plan.time_ns >= best.time_ns)) {
         continue;

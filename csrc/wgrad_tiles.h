@@ -45,9 +45,11 @@ constexpr int step_ns(const WgradTile& tile, FusedMath math) {
 }
 constexpr int owgrad_step_ns(const WgradTile& tile, FusedMath) { return tile.owgrad_step_ns; }
 
-// Slices of a tap that share their samples, in f32: units that follow one another.
-inline int shared_slices(const FusedLayout& layout, const WgradTile& tile) {
-  return tile.unit_warps < 4 && layout.block_channels % 64 == 0 ? 2 : 1;
+// Slices of a tap whose samples a warp plans at once, in f32: units that follow one another. It is
+// quicker with two warps for a unit.
+constexpr bool may_share_samples(const WgradTile& tile) { return tile.unit_warps == 2; }
+inline int slices_at_once(const FusedLayout& layout, const WgradTile& tile) {
+  return may_share_samples(tile) && layout.block_channels % 64 == 0 ? 2 : 1;
 }
 
 // The steps of a weight gradient. Units are the steps of the forward pass (fused_layout.h).

@@ -283,12 +283,9 @@ cudaError_t launch_ograd_math(const OgradParams& params, OgradChoice choice, int
     constexpr OgradTile kCandidate = kOgradTiles[kTile];
     if constexpr (kCandidate.step_time(Math::kKind) > 0) {
       if (choice.tile == kTile) {
-        // Loads by predicates are not moved ahead, for which a long panel leaves no registers.
-        if constexpr (kCandidate.parts == 1) {
-          if (!ograd_ragged(params.shape)) {
-            return launch_ograd_config<OgradConfig<Math, kTile, false>>(params, choice.tap_parts,
-                                                                        multiprocessors, stream);
-          }
+        if (!ograd_ragged(params.shape)) {
+          return launch_ograd_config<OgradConfig<Math, kTile, false>>(params, choice.tap_parts,
+                                                                      multiprocessors, stream);
         }
         if constexpr (kCandidate.ragged) {
           return launch_ograd_config<OgradConfig<Math, kTile, true>>(params, choice.tap_parts,

@@ -73,11 +73,11 @@ class WgradF32Gather {
  private:
   static constexpr int kSlices = Config::kSlices;
   static constexpr int kLoads = kPixels / 4 * kSlices;  // of a step: four pixels of a slice each
-  static constexpr int kAhead = Config::kGatherRegisters >= 112 ? 4 : 2;  // of them, on their way
+  static constexpr int kAhead = Config::kGatherRegisters >= 120 ? 4 : 2;  // of them, on their way
 
   // Lane (q, v) = (lane / 8, lane % 8) has vector v of one pixel in each load, and stores those of
   // kTogether neighbours at once. Slices follow one another.
-  static constexpr int kTogether = Config::kGatherRegisters < 112 ? 3 - kSlices : kSlices == 1 ? 4 : 2;
+  static constexpr int kTogether = Config::kGatherRegisters < 120 ? 3 - kSlices : kSlices == 1 ? 4 : 2;
   __device__ __forceinline__ int pixel_of(int i) const {
     const int round = i / kSlices;
     return round / kTogether * (4 * kTogether) + lane_ / 8 * kTogether + round % kTogether;
