@@ -14,7 +14,8 @@ constexpr int64_t kTileNs = 3000;
 int64_t estimate(const ConvShape& shape, FusedMath math, const OgradTile& tile, int parts,
                  int multiprocessors) {
   const int64_t slice = kSliceBytes / element_bytes(math);
-  const int64_t panels = tiles_of(tiles_of(shape.output_channels_per_group(), slice), tile.panel_slices());
+  const int64_t panels =
+      tiles_of(tiles_of(shape.output_channels_per_group(), slice), tile.panel_slices());
   const int64_t groups = std::max(shape.G / shape.D, 1);
   const int64_t channels = shape.channels_per_offset_group() / groups;
   const int64_t steps =

@@ -97,8 +97,8 @@ struct MathBF16 {
 using ptx::round_to_tf32;
 
 // Tensor cores cut off the last 13 bits of an operand. What was multiplied by this number comes out
-// as good as rounded, without a bias: it gains a third to two thirds of a unit of tf32's last place,
-// so that a value of tf32 stays what it is. cvt.rna takes three instructions.
+// as good as rounded, without a bias: it gains a third to two thirds of a unit of tf32's last
+// place, so that a value of tf32 stays what it is. cvt.rna takes three instructions.
 constexpr float kTf32Rounding = 1.f + 0.35f / 1024;
 __device__ __forceinline__ uint32_t rounded_when_cut(float value) {
   return __float_as_uint(value * kTf32Rounding);
@@ -109,9 +109,8 @@ __device__ __forceinline__ uint32_t rounded_when_cut(float value) {
 __device__ __forceinline__ void split_tf32(uint32_t value, uint32_t& leading, uint32_t& trailing) {
   leading = (value + 0x1000u) & ~0x1fffu;  // that of a NaN may be 0
   // Infinity leaves nothing over, and not the NaN of its difference.
-  trailing = leading == value
-                 ? 0
-                 : __float_as_uint(__uint_as_float(value) - __uint_as_float(leading));
+  trailing =
+      leading == value ? 0 : __float_as_uint(__uint_as_float(value) - __uint_as_float(leading));
 }
 
 // f32 values; 3xTF32 splits them later, and needs them unrounded. For tf32 weights round.

@@ -67,8 +67,7 @@ class OgradRing {
       }
       ptx::barrier_init_fence();
       OgradRequests& next = requests();
-      next.left =
-          passes * params.groups * work.panels * work.chunks * work.taps * kPanelParts;
+      next.left = passes * params.groups * work.panels * work.chunks * work.taps * kPanelParts;
       next.part = next.tap = next.chunk = next.panel = next.group = 0;
       const FusedLayout& layout = params.grad_layout;
       const uint32_t step_bytes = kParts * part_stride(params);

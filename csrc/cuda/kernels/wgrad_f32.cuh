@@ -55,8 +55,8 @@ class WgradF32Products {
     }
   }
 
-  // Tensor cores cut off what a sum cannot hold: with 3xTF32 they sum up a part only, small products
-  // first, and those are added by additions that round.
+  // Tensor cores cut off what a sum cannot hold: with 3xTF32 they sum up a part only, small
+  // products first, and those are added by additions that round.
   __device__ __forceinline__ void multiply(uint32_t values, int part) {
     const uint64_t b = ptx::tile_descriptor(values + first_column_ * kSliceBytes) + kQuads * part;
     ptx::wgmma_fence();
@@ -94,8 +94,8 @@ class WgradF32Products {
   }
 
  private:
-  static constexpr int kQuads = Config::kFragments / 2;     // of pixels
-  static constexpr int kTrailing = Config::kFragments;  // where those of trailing parts begin
+  static constexpr int kQuads = Config::kFragments / 2;  // of pixels
+  static constexpr int kTrailing = Config::kFragments;   // where those of trailing parts begin
 
   __device__ __forceinline__ void take(uint32_t value, int block, int at) {
     if constexpr (Config::kParts == 2) {

@@ -77,7 +77,9 @@ class WgradF32Gather {
 
   // Lane (q, v) = (lane / 8, lane % 8) has vector v of one pixel in each load, and stores those of
   // kTogether neighbours at once. Slices follow one another.
-  static constexpr int kTogether = Config::kGatherRegisters < 120 ? 3 - kSlices : kSlices == 1 ? 4 : 2;
+  static constexpr int kTogether = Config::kGatherRegisters < 120 ? 3 - kSlices
+                                   : kSlices == 1                 ? 4
+                                                                  : 2;
   __device__ __forceinline__ int pixel_of(int i) const {
     const int round = i / kSlices;
     return round / kTogether * (4 * kTogether) + lane_ / 8 * kTogether + round % kTogether;
@@ -167,7 +169,7 @@ class WgradF32Gather {
   const uint8_t* slice_;   // this lane's vector of the unit
   uint32_t grad_vector_;   // first one of the tile, of a pixel's gradient
   int32_t grad_channels_;  // that the group has from there on
-  uint4 at_, weight_;  // of the load and the mixing at hand
+  uint4 at_, weight_;      // of the load and the mixing at hand
   uint4 corner_[kAhead][4];
   uint32_t value_[kSlices][kTogether][4];
 };

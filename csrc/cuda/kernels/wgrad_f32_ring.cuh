@@ -43,22 +43,23 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   static constexpr int kValueBytes = Base::kUnits * kUnitBytes;  // of one part
   static constexpr int kStageBytes = kParts * kValueBytes;
   static constexpr int kPanelBytes = Base::kStepPixels * kSliceBytes;
-  static constexpr int kSharedBytes =
-      kTileAlignment + kStages * kStageBytes + kGradStages * Base::kGradTileBytes + kBarrierBytes +
-      Base::kWarps * kPlanBytes;
+  static constexpr int kSharedBytes = kTileAlignment + kStages * kStageBytes +
+                                      kGradStages * Base::kGradTileBytes + kBarrierBytes +
+                                      Base::kWarps * kPlanBytes;
 
   // Registers of a thread: what both kinds begin with, and what they share these as.
   static constexpr int kFirstRegisters = 65536 / kThreads / 8 * 8;
   static constexpr int kSums = kBlocks * kColumns / 2;
-  // Parts of a step, for whose fragments of A there are registers, and how many they are of a block.
+  // Parts of a step, for whose fragments of A there are registers, and how many they are of a
+  // block.
   static constexpr int kStepParts = kBlocks == 1 ? 2 : 4;
   static constexpr int kFragments = 16 / kStepParts;
   static constexpr int kMultiplyRegisters =
       ((kExactSums ? 2 : 1) * kSums + kBlocks * kFragments * kParts + 32) / 8 * 8;
-  static constexpr int kGatherRegisters = std::min(
-      (kThreads * kFirstRegisters - 32 * kMultiplyWarps * kMultiplyRegisters) /
-          (32 * kGatherWarps) / 8 * 8,
-      160);
+  static constexpr int kGatherRegisters =
+      std::min((kThreads * kFirstRegisters - 32 * kMultiplyWarps * kMultiplyRegisters) /
+                   (32 * kGatherWarps) / 8 * 8,
+               160);
 };
 
 // Stages that are filled and emptied in turn, and where this thread is among them. The thread that

@@ -61,7 +61,6 @@ class StepPlanner {
     const ConvShape& shape = params_.shape;
     const uint32_t index = index_at(step_ - kSteps * kSharers);
     const bool exists_ = index < params_.pixels;
-    const OutputPixel pixel_ = found_pixel(index);
     const uint32_t pixel_vectors =
         params_.layout.channels * sizeof(typename Math::Element) / kVectorBytes;
     const uint32_t row_vectors = shape.W * pixel_vectors;
@@ -93,11 +92,8 @@ class StepPlanner {
     const int lane = unkept(lane_);
     return (step + lane / kPixels) * kStepPixels + row_ + lane % kPixels;
   }
-  __device__ __forceinline__ OutputPixel found_pixel(uint32_t index) const {
-    return pixel_at(params_.shape, params_.walk, min(index, params_.pixels - 1));
-  }
   __device__ __forceinline__ void fetch() {
-    const OutputPixel pixel_ = found_pixel(index_at(step_));
+    pixel_ = pixel_at(params_.shape, params_.walk, min(index_at(step_), params_.pixels - 1));
     const MapCursor<Math> offset(params_.offset, pixel_, 2 * map_);
     dy_ = offset.load(0);
     dx_ = offset.load(1);
@@ -110,7 +106,8 @@ class StepPlanner {
   const int32_t row_;
   const int lane_;
   int32_t tap_, map_, step_;
-  uint32_t dy_, dx_, modulation_;  // of the steps that are planned next
+  OutputPixel pixel_;  // of the steps that are planned next
+  uint32_t dy_, dx_, modulation_;
 };
 
 }  // namespace dcn
