@@ -61,19 +61,8 @@ __device__ __forceinline__ void store_vector(uint32_t to, const uint32_t (&v)[4]
                "r"(v[2]), "r"(v[3])
                : "memory");
 }
-__device__ __forceinline__ uint2 load_pair(uint32_t from) {
-  uint2 v;
-  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from) : "memory");
-  return v;
-}
-__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[1]) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(v[0]) : "memory");
-}
-__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[2]) {
-  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(v[0]), "r"(v[1]) : "memory");
-}
-__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[4]) {
-  store_vector(to, v);
+__device__ __forceinline__ void store_word(uint32_t to, uint32_t v) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
 }
 __device__ __forceinline__ void store_zero(uint32_t to) {
   asm volatile("st.shared.b32 [%0], 0;" ::"r"(to) : "memory");
@@ -81,6 +70,22 @@ __device__ __forceinline__ void store_zero(uint32_t to) {
 // Waits for the `threads` threads that come to barrier `id` (1 to 15) of this CTA.
 __device__ __forceinline__ void meet(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ uint2 load_pair(uint32_t from) {
+  uint2 v;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from) : "memory");
+  return v;
+}
+// One word, two or four.
+__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[1]) {
+  store_word(to, v[0]);
+}
+__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[2]) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(v[0]), "r"(v[1]) : "memory");
+}
+__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[4]) {
+  store_vector(to, v);
 }
 
 // Towards the L2, where a load soon finds it.

@@ -40,6 +40,12 @@ inline void store_vector(uint32_t to, const uint32_t (&v)[4]) {
   if (to % 16 != 0) emulation::fail("misaligned store");
   std::memcpy(emulation::shared_at(to), v, 16);
 }
+inline void store_word(uint32_t to, uint32_t v) { std::memcpy(emulation::shared_at(to), &v, 4); }
+inline void load_vector_if(bool exists, const void* from, uint4& vector) {
+  if (exists) vector = __ldg(static_cast<const uint4*>(from));
+}
+inline void store_zero(uint32_t to) { std::memset(emulation::shared_at(to), 0, 4); }
+
 inline uint2 load_pair(uint32_t from) {
   if (from % 8 != 0) emulation::fail("misaligned load");
   uint2 pair;
@@ -51,10 +57,6 @@ void store_words(uint32_t to, const uint32_t (&v)[kWords]) {
   if (to % sizeof v != 0) emulation::fail("misaligned store");
   std::memcpy(emulation::shared_at(to), v, sizeof v);
 }
-inline void load_vector_if(bool exists, const void* from, uint4& vector) {
-  if (exists) vector = __ldg(static_cast<const uint4*>(from));
-}
-inline void store_zero(uint32_t to) { std::memset(emulation::shared_at(to), 0, 4); }
 
 inline void prefetch(const void* from) { emulation::check_access(from, 1); }
 
