@@ -25,13 +25,12 @@ constexpr WgradTile kWgradTiles[] = {
     {2, 128, 4, {1600, 0, 0}, 1950},
     // A gather serves 256 channels.
     {2, 256, 4, {1670, 0, 0}, 3150},
-    // Three slices' units of a kernel's row, or of nine taps, fill tiles of 6 without a rest.
-    {6, 64, 1, {0, 1800, 2750}, 0},
-    {4, 128, 2, {0, 1450, 0}, 0},
-    // Three products have no registers for more channels; four warps that gather have room for
-    // more loads on their way than eight.
-    {4, 128, 1, {0, 0, 2400}, 0},
-    {4, 256, 2, {0, 2300, 0}, 0},
+    // Tiles of 6 leave no rest of a 3x3 kernel's units of an even number of slices.
+    {6, 64, 1, {0, 1750, 2750}, 0},
+    {4, 128, 2, {0, 1200, 0}, 0},
+    // Three products have no registers for more channels, and split values keep fewer warps busy.
+    {4, 128, 1, {0, 0, 2300}, 0},
+    {4, 256, 2, {0, 2150, 0}, 0},
 };
 constexpr int kWgradTileCount = sizeof(kWgradTiles) / sizeof(kWgradTiles[0]);
 
