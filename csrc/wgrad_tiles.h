@@ -26,10 +26,9 @@ constexpr WgradTile kWgradTiles[] = {
     // A gather serves 256 channels.
     {2, 256, 4, {1670, 0, 0}, 3150},
     // Tiles of 6 leave no rest of a 3x3 kernel's units of an even number of slices.
-    {6, 64, 1, {0, 1750, 2750}, 0},
-    {4, 128, 2, {0, 1200, 0}, 0},
-    // Three products have no registers for more channels, and split values keep fewer warps busy.
-    {4, 128, 1, {0, 0, 2300}, 0},
+    {6, 64, 1, {0, 1700, 2700}, 0},
+    {4, 128, 2, {0, 1150, 1950}, 0},
+    // Three products have no registers for more.
     {4, 256, 2, {0, 2150, 0}, 0},
 };
 constexpr int kWgradTileCount = sizeof(kWgradTiles) / sizeof(kWgradTiles[0]);

@@ -21,7 +21,8 @@ namespace dcn {
 template <class Config>
 class WgradF32Products {
   using Math = typename Config::Math;
-  static constexpr int kBlocks = Config::kBlocks, kSums = Config::kColumns / 2;
+  static constexpr int kBlocks = Config::kBlocks, kAllSums = Config::kColumns / 2;
+  static constexpr int kSums = kAllSums / Config::kColumnParts;
 
  public:
   __device__ __forceinline__ WgradF32Products(int warp, int lane) : warp_(warp % 4), lane_(lane) {
@@ -31,9 +32,12 @@ class WgradF32Products {
   }
   __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (int i = 0; i < kBlocks * kSums; ++i) {
-      sums_[i / kSums][i % kSums] = 0.f;
-      if constexpr (Config::kExactSums) totals_[i / kSums][i % kSums] = 0.f;
+    for (int i = 0; i < kBlocks * kAllSums; ++i) {
+      if constexpr (Config::kExactSums) {
+        totals_[i / kAllSums][i % kAllSums] = 0.f;
+      } else {
+        sums_[i / kSums][i % kSums] = 0.f;
+      }
     }
   }
 
@@ -59,19 +63,14 @@ class WgradF32Products {
   // products first, and those are added by additions that round.
   __device__ __forceinline__ void multiply(uint32_t values, int part) {
     const uint64_t b = ptx::tile_descriptor(values + first_column_ * kSliceBytes) + kQuads * part;
-    ptx::wgmma_fence();
-    if constexpr (Config::kExactSums) {
-      multiply(kTrailing, b, false);
-      multiply(0, b + Config::kValueBytes / 16, true);
-    }
-    multiply(0, b, true);
-    ptx::wgmma_commit();
 #pragma unroll
-    for (int i = 0; i < kBlocks; ++i) ptx::wgmma_wait(sums_[i], a_[i]);
-    if constexpr (Config::kExactSums) {
+    for (int c = 0; c < Config::kColumnParts; ++c) {
+      multiply_columns(b + c * (Config::kColumns / Config::kColumnParts * kSliceBytes / 16));
+      if constexpr (Config::kExactSums) {
 #pragma unroll
-      for (int i = 0; i < kBlocks * kSums; ++i) {
-        totals_[i / kSums][i % kSums] += sums_[i / kSums][i % kSums];
+        for (int i = 0; i < kBlocks * kSums; ++i) {
+          totals_[i / kSums][c * kSums + i % kSums] += sums_[i / kSums][i % kSums];
+        }
       }
     }
   }
@@ -83,9 +82,13 @@ class WgradF32Products {
     for (int i = 0; i < kBlocks; ++i) {
       const int rows = 4 * (first_block_ + i) + warp_;
 #pragma unroll
-      for (int j = 0; j < kSums / 4; ++j) {
-        const float* sum = sums_[i] + 4 * j;
-        if constexpr (Config::kExactSums) sum = totals_[i] + 4 * j;
+      for (int j = 0; j < kAllSums / 4; ++j) {
+        const float* sum;
+        if constexpr (Config::kExactSums) {
+          sum = totals_[i] + 4 * j;
+        } else {
+          sum = sums_[i] + 4 * j;
+        }
         const int unit = first_column_ / Config::kSliceChannels + j / 4;
         segment.sums(params, unit)[(rows * 4 + j % 4) * 32 + lane_] = {sum[0], sum[1], sum[2],
                                                                        sum[3]};
@@ -104,6 +107,17 @@ class WgradF32Products {
       a_[block][at] = Math::rounded(value);
     }
   }
+  __device__ __forceinline__ void multiply_columns(uint64_t b) {
+    ptx::wgmma_fence();
+    if constexpr (Config::kExactSums) {
+      multiply(kTrailing, b, false);
+      multiply(0, b + Config::kValueBytes / 16, true);
+    }
+    multiply(0, b, true);
+    ptx::wgmma_commit();
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) ptx::wgmma_wait(sums_[i], a_[i]);
+  }
   __device__ __forceinline__ void multiply(int from, uint64_t b, bool add) {
 #pragma unroll
     for (int k = 0; k < kQuads / 2; ++k) {
@@ -119,7 +133,7 @@ class WgradF32Products {
   int first_block_, first_column_;
   uint32_t a_[kBlocks][Config::kFragments * Config::kParts];
   float sums_[kBlocks][kSums];
-  float totals_[kBlocks][Config::kExactSums ? kSums : 1];
+  float totals_[kBlocks][Config::kExactSums ? kAllSums : 1];
 };
 
 template <class Config>

@@ -31,9 +31,9 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   static constexpr int kMultiplyWarps = 8;
   static constexpr int kThreads = 32 * (kGatherWarps + kMultiplyWarps);
 
-  // Two warpgroups share the output channels of the tile or, where these are few or too many for
-  // the registers of one, its units. Of a warpgroup: blocks of 64 output channels, and columns.
-  static constexpr bool kSharesChannels = Base::kChannels > 64 && Base::kUnits <= 6;
+  // Two warpgroups share the output channels of the tile or, where these are few, its units. Of a
+  // warpgroup: blocks of 64 output channels, and columns.
+  static constexpr bool kSharesChannels = Base::kChannels > 64;
   static constexpr int kBlocks = Base::kChannels / (kSharesChannels ? 128 : 64);
   static constexpr int kColumns = Base::kUnits * Base::kSliceChannels / (kSharesChannels ? 1 : 2);
 
@@ -51,11 +51,13 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   static constexpr int kFirstRegisters = 65536 / kThreads / 8 * 8;
   static constexpr int kSums = kBlocks * kColumns / 2;
   // Parts of a step, for whose fragments of A there are registers, and how many they are of a
-  // block.
+  // block; parts of the columns, for whose sums there are registers beside the totals.
   static constexpr int kStepParts = kBlocks == 1 ? 2 : 4;
   static constexpr int kFragments = 16 / kStepParts;
+  static constexpr int kColumnParts = kExactSums && kColumns == 128 ? 2 : 1;
   static constexpr int kMultiplyRegisters =
-      ((kExactSums ? 2 : 1) * kSums + kBlocks * kFragments * kParts + 32) / 8 * 8;
+      ((kExactSums ? kSums / kColumnParts : 0) + kSums + kBlocks * kFragments * kParts + 32) / 8 *
+      8;
   static constexpr int kGatherRegisters =
       std::min((kThreads * kFirstRegisters - 32 * kMultiplyWarps * kMultiplyRegisters) /
                    (32 * kGatherWarps) / 8 * 8,
