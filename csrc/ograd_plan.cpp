@@ -14,7 +14,8 @@ constexpr int64_t kTileNs = 3000;
 int64_t estimate(const ConvShape& shape, FusedMath math, const OgradTile& tile, int parts,
                  int multiprocessors) {
   const int64_t slice = kSliceBytes / element_bytes(math);
-  const int64_t panels = tiles_of(tiles_of(shape.output_channels_per_group(), slice), tile.slices);
+  const int64_t panels =
+      tiles_of(tiles_of(shape.output_channels_per_group(), slice), tile.panel_slices());
   const int64_t groups = std::max(shape.G / shape.D, 1);
   const int64_t channels = shape.channels_per_offset_group() / groups;
   const int64_t steps =
@@ -22,7 +23,7 @@ int64_t estimate(const ConvShape& shape, FusedMath math, const OgradTile& tile, 
   const int64_t columns = std::max<int64_t>(multiprocessors / (int64_t{shape.D} * parts), 1);
   const int64_t waves = std::max<int64_t>(int64_t{shape.D} * parts / multiprocessors, 1);
   const int64_t rounds = tiles_of(tiles_of(shape.output_pixels(), 64 * tile.warpgroups), columns);
-  return rounds * waves * (steps * tile.step_ns[element_bytes(math) / 4] + kTileNs);
+  return rounds * waves * (steps * tile.step_time(math) + kTileNs);
 }
 
 }  // namespace
@@ -32,7 +33,7 @@ OgradChoice plan_ograd(const ConvShape& shape, FusedMath math, int multiprocesso
   int64_t best_time = std::numeric_limits<int64_t>::max();
   for (int t = 0; t < kOgradTileCount; ++t) {
     const OgradTile& tile = kOgradTiles[t];
-    if (!tile.serves(math) || (ograd_ragged(shape) && !tile.ragged)) continue;
+    if (tile.step_time(math) == 0 || (ograd_ragged(shape) && !tile.ragged)) continue;
     // A part has kPlanTaps taps at most.
     const int least = static_cast<int>(tiles_of(shape.taps(), kPlanTaps));
     const int most = std::min(shape.taps(), least * kPlanTaps);

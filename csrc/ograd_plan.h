@@ -15,23 +15,25 @@ constexpr int kOgradChannels = 64;
 
 struct OgradTile {
   int warpgroups;  // of 64 output pixels
-  int slices;      // of output channels in a panel
-  int stages;      // weight tiles of a step, on their way
+  int slices;      // of output channels in a stage of the ring
+  int parts;       // stages of a panel
+  int stages;      // of weight tiles, on their way
   int ahead;       // of the 8 pairs of rows that a warp gathers
   bool ragged;     // serves channels that are no multiple of a step's
-  FusedMath last;  // serves up to
-  // Nanoseconds of a step with 16-bit and with tf32 arithmetic, on an H200 whose multiprocessors
-  // are all at it. One tile serves 3xTF32.
-  int step_ns[2];
+  // Nanoseconds of a step with 16-bit, tf32 and 3xTF32 arithmetic, on an H200 whose
+  // multiprocessors are all at it. 0: not compiled.
+  int step_ns[3];
 
-  constexpr bool serves(FusedMath math) const { return math <= last; }
+  constexpr int panel_slices() const { return slices * parts; }
+  constexpr int step_time(FusedMath math) const {
+    return step_ns[math == FusedMath::k3xTf32 ? 2 : math == FusedMath::kTf32 ? 1 : 0];
+  }
 };
 constexpr OgradTile kOgradTiles[] = {
-    {4, 1, 4, 4, false, FusedMath::kBF16, {1900, 0}},
-    {3, 1, 4, 8, true, FusedMath::kTf32, {1350, 1840}},
-    {3, 2, 3, 4, true, FusedMath::kBF16, {1800, 0}},
-    {2, 2, 3, 4, true, FusedMath::k3xTf32, {1700, 1500}},
-    {2, 4, 3, 8, true, FusedMath::kTf32, {1640, 1860}},
+    {4, 1, 1, 4, 4, false, {1900, 0, 0}},   {3, 1, 1, 4, 8, true, {1350, 1840, 0}},
+    {3, 2, 1, 3, 4, true, {1800, 0, 0}},    {2, 2, 1, 3, 4, true, {1700, 1500, 2300}},
+    {2, 4, 1, 3, 8, true, {1640, 1860, 0}}, {2, 4, 2, 3, 4, true, {0, 3200, 0}},
+    {2, 2, 2, 3, 4, true, {0, 0, 3800}},
 };
 constexpr int kOgradTileCount = sizeof(kOgradTiles) / sizeof(kOgradTiles[0]);
 

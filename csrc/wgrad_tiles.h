@@ -25,11 +25,11 @@ constexpr WgradTile kWgradTiles[] = {
     {2, 128, 4, {1600, 0, 0}, 1950},
     // A gather serves 256 channels.
     {2, 256, 4, {1670, 0, 0}, 3150},
-    {8, 64, 1, {0, 2600, 3600}, 0},
-    {8, 128, 1, {0, 3600, 0}, 0},
-    // Three products have no registers for more, and units are gathered for 128 channels.
-    {4, 128, 2, {0, 0, 2600}, 0},
-    {4, 256, 2, {0, 2450, 0}, 0},
+    // Tiles of 6 leave no rest of a 3x3 kernel's units of an even number of slices.
+    {6, 64, 1, {0, 1700, 2700}, 0},
+    {4, 128, 2, {0, 1150, 1950}, 0},
+    // Three products have no registers for more.
+    {4, 256, 2, {0, 2150, 0}, 0},
 };
 constexpr int kWgradTileCount = sizeof(kWgradTiles) / sizeof(kWgradTiles[0]);
 
@@ -42,6 +42,13 @@ constexpr int step_ns(const WgradTile& tile, FusedMath math) {
   return tile.step_ns[math == FusedMath::k3xTf32 ? 2 : math == FusedMath::kTf32 ? 1 : 0];
 }
 constexpr int owgrad_step_ns(const WgradTile& tile, FusedMath) { return tile.owgrad_step_ns; }
+
+// Slices of a tap whose samples a warp plans at once, in f32: units that follow one another. It is
+// quicker with two warps for a unit.
+constexpr bool may_share_samples(const WgradTile& tile) { return tile.unit_warps == 2; }
+inline int slices_at_once(const FusedLayout& layout, const WgradTile& tile) {
+  return may_share_samples(tile) && layout.block_channels % 64 == 0 ? 2 : 1;
+}
 
 // The steps of a weight gradient. Units are the steps of the forward pass (fused_layout.h).
 struct WgradWork {

@@ -74,7 +74,7 @@ struct BlockSums {
         } else if constexpr (kSplit) {
           value[i][k] = __float_as_uint(sum[k][i] + small[k][i]);
         } else {
-          value[i][k] = ptx::round_to_tf32(sum[k][i]);
+          value[i][k] = rounded_when_cut(sum[k][i]);
         }
       }
     }
@@ -87,9 +87,11 @@ struct BlockSums {
   // The trailing part is cut off by the tensor cores. That of an infinity is NaN.
   static __device__ __forceinline__ void take(uint32_t value, uint32_t& leading,
                                               uint32_t& trailing) {
-    leading = ptx::round_to_tf32(__uint_as_float(value));
     if constexpr (kSplit) {
+      leading = (value + 0x1000u) & ~0x1fffu;
       trailing = __float_as_uint(__uint_as_float(value) - __uint_as_float(leading));
+    } else {
+      leading = rounded_when_cut(__uint_as_float(value));
     }
   }
 };

@@ -28,15 +28,18 @@ template <class Math_, int kTile, bool kRagged>
 struct OgradConfig {
   using Math = Math_;
   static constexpr OgradTile tile = kOgradTiles[kTile];
-  static constexpr int kSlices = tile.slices;
+  static constexpr int kSlices = tile.slices, kPanelParts = tile.parts;
   static constexpr int kWarps = 4 * tile.warpgroups;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTilePixels = kWarpPixels * kWarps;
   static constexpr int kParts = weight_parts(Math::kKind);
   // Three products take long enough to be worth it that dot products of the step before are added
   // meanwhile.
-  static constexpr bool kOverlap = kParts == 2;
-  using Ring = OgradRing<kParts, kSlices, tile.stages, kWarps>;
+  static constexpr bool kOverlap = kParts == 2 && kPanelParts == 1;
+  // Where a panel is too long to be kept split.
+  static constexpr bool kSplitsLate = kParts == 2 && kPanelParts > 1;
+  static constexpr int kFragments = 16 * (kSplitsLate ? 1 : kParts);  // of a slice
+  using Ring = OgradRing<kParts, kSlices, kPanelParts, tile.stages, kWarps>;
   using Dots =
       std::conditional_t<sizeof(typename Math::Element) == 2, MmaDots<Math, tile.ahead, kRagged>,
                          FmaDots<Math, tile.ahead / 4, kRagged>>;
@@ -45,11 +48,12 @@ struct OgradConfig {
 };
 
 // This lane's part of its two rows of grad, as fragments of A; zeros beyond the last slice. With
-// 3xTF32 each slice's 16 registers of trailing parts follow those of the leading ones.
-template <class Math, int kSlices>
+// 3xTF32 each slice's 16 registers of trailing parts follow those of the leading ones, or both are
+// made late.
+template <class Math, int kSlices, int kFragments>
 __device__ __forceinline__ void load_grad(const OgradParams& params, const TileRow& row, int lane,
                                           int32_t group, int32_t panel,
-                                          uint32_t (&a)[kSlices][16 * weight_parts(Math::kKind)]) {
+                                          uint32_t (&a)[kSlices][kFragments]) {
   constexpr int kElementBytes = sizeof(typename Math::Element);
   const FusedLayout& layout = params.grad_layout;
   const int64_t pixel = int64_t{row.at.n} * params.shape.output_pixels_per_image() +
@@ -76,10 +80,10 @@ __device__ __forceinline__ void load_grad(const OgradParams& params, const TileR
       for (int i = 0; i < 4; ++i) {
         const uint32_t value = register_of(vector, i);
         const int at = half % 2 * 8 + 2 * i + r;
-        if constexpr (Math::kKind == FusedMath::k3xTf32) {
+        if constexpr (kFragments == 32) {
           split_tf32(value, a[half / 2][at], a[half / 2][16 + at]);
         } else if constexpr (Math::kKind == FusedMath::kTf32) {
-          a[half / 2][at] = round_to_tf32(__uint_as_float(value));
+          a[half / 2][at] = Math::rounded(value);
         } else {
           a[half / 2][at] = value;
         }
@@ -88,43 +92,77 @@ __device__ __forceinline__ void load_grad(const OgradParams& params, const TileR
   }
 }
 
-// gcol of a step, by multiplications that are under way from start() to finish(). Tensor cores cut
-// off what a sum cannot hold, so with 3xTF32 they sum up a slice only, and slices are added by
+// gcol of a step with 3xTF32, by multiplications that are under way from start() to finish().
+// Tensor cores cut off what a sum cannot hold, so they sum up a slice only, and slices are added by
 // additions that round.
-template <class Math, int kSlices>
+template <int kSlices>
 class PanelProducts {
-  static constexpr int kParts = weight_parts(Math::kKind);
-
  public:
-  __device__ __forceinline__ void start(uint32_t (&a)[kSlices][16 * kParts], uint32_t tiles) {
+  __device__ __forceinline__ void start(uint32_t (&a)[kSlices][32], uint32_t tiles) {
     ptx::wgmma_fence();
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
-      const uint32_t tile = tiles + s * kParts * kOgradTileBytes;
-      if constexpr (kParts == 2) {
-        multiply_step<Math>(sums_[s], a[s], tile, kOgradTileBytes);
-      } else {
-        multiply<Math>(sums_[0], a[s], tile, s > 0);
-      }
+      multiply_step<Math3xTf32>(sums_[s], a[s], tiles + s * 2 * kOgradTileBytes, kOgradTileBytes);
     }
     ptx::wgmma_commit();
   }
-  __device__ __forceinline__ void finish(uint32_t (&a)[kSlices][16 * kParts],
+  __device__ __forceinline__ void finish(uint32_t (&a)[kSlices][32],
                                          float (&gcol)[kOgradChannels / 2]) {
 #pragma unroll
-    for (int s = 0; s < kSlices; ++s) ptx::wgmma_wait(sums_[s % kSums], a[s]);
+    for (int s = 0; s < kSlices; ++s) ptx::wgmma_wait(sums_[s], a[s]);
 #pragma unroll
     for (int i = 0; i < kOgradChannels / 2; ++i) {
       gcol[i] = sums_[0][i];
 #pragma unroll
-      for (int s = 1; s < kSums; ++s) gcol[i] += sums_[s][i];
+      for (int s = 1; s < kSlices; ++s) gcol[i] += sums_[s][i];
     }
   }
 
  private:
-  static constexpr int kSums = kParts == 2 ? kSlices : 1;
-  float sums_[kSums][kOgradChannels / 2];
+  float sums_[kSlices][kOgradChannels / 2];
 };
+
+// gcol of a part of a panel at once, beside what is there if `add`.
+template <class Math, int kSlices>
+__device__ __forceinline__ void multiply_part(float (&gcol)[kOgradChannels / 2],
+                                              uint32_t (&a)[kSlices][16], uint32_t tiles,
+                                              bool add) {
+  if constexpr (weight_parts(Math::kKind) == 1) {
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) {
+      multiply<Math>(gcol, a[s], tiles + s * kOgradTileBytes, add || s > 0);
+    }
+    ptx::wgmma_commit();
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) ptx::wgmma_wait(gcol, a[s]);
+  } else {
+    // Slice by slice. Tensor cores cut the leading part off themselves.
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) {
+      uint32_t trailing[16];
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const float value = __uint_as_float(a[s][i]);
+        const float leading = __uint_as_float(a[s][i] & ~0x1fffu);
+        trailing[i] = leading == value ? 0 : rounded_when_cut(value - leading);
+      }
+      const uint32_t tile = tiles + s * 2 * kOgradTileBytes;
+      float sums[kOgradChannels / 2];
+      ptx::wgmma_fence();
+      multiply<Math>(sums, trailing, tile, false);
+      multiply<Math>(sums, a[s], tile + kOgradTileBytes, true);
+      multiply<Math>(sums, a[s], tile, true);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait(sums, trailing);
+      ptx::wgmma_wait(sums, a[s]);
+#pragma unroll
+      for (int i = 0; i < kOgradChannels / 2; ++i) {
+        gcol[i] = add || s > 0 ? gcol[i] + sums[i] : sums[i];
+      }
+    }
+  }
+}
 
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
@@ -139,7 +177,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const FusedLayout& layout = params.layout;
 
   __shared__ OgradWork work;  // not in registers
-  if (thread == 0) work.set(params, blockIdx.y, Config::kSlices);
+  if (thread == 0) work.set(params, blockIdx.y, Config::tile.panel_slices());
   __syncthreads();
   typename Config::Ring ring(aligned, params, work,
                              (params.pixel_tiles - 1 - blockIdx.x) / gridDim.x + 1, thread);
@@ -170,38 +208,44 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       const TileRow row = row_of();
       const int32_t first_image = __shfl_sync(~0u, row.at.n, 0);
       const int32_t group = pass / work.panels, panel = pass - group * work.panels;
-      uint32_t a[Config::kSlices][16 * Config::kParts];
-      load_grad<Math, Config::kSlices>(params, row, lane, work.first_group + group, panel, a);
+      uint32_t a[Config::kPanelParts][Config::kSlices][Config::kFragments];
+#pragma unroll
+      for (int part = 0; part < Config::kPanelParts; ++part) {
+        load_grad<Math>(params, row, lane, work.first_group + group,
+                        panel * Config::kPanelParts + part, a[part]);
+      }
       dots.begin(static_cast<const uint8_t*>(params.image) + first_image * image_bytes +
                      ((work.first_group + group) * layout.group_channels + work.first_channel) *
                          kElementBytes,
                  params.channels * kElementBytes);
       int32_t left = work.chunks * work.taps;
-      PanelProducts<Math, Config::kSlices> products;
       float gcol[kOgradChannels / 2];
       if constexpr (Config::kOverlap) {
+        PanelProducts<Config::kSlices> products;
         uint32_t tiles = ring.wait();
-        products.start(a, tiles);
-        products.finish(a, gcol);
+        products.start(a[0], tiles);
+        products.finish(a[0], gcol);
 #pragma unroll 1
         for (;;) {
           ring.release(params, work);
           // The last time what was multiplied before once more, for nothing: with multiplications
           // under way or not, ptxas would wait for each of them.
           if (left > 1) tiles = ring.wait();
-          products.start(a, tiles);
+          products.start(a[0], tiles);
           // Passes at once; but ptxas lets no addition, which waits for loads, pass ahead of it.
           if (left > 1) ring.wait();
           dots.step(gcol, left > 1);
-          products.finish(a, gcol);
+          products.finish(a[0], gcol);
           if (--left == 0) break;
         }
       } else {
 #pragma unroll 1
         for (; left > 0; --left) {
-          products.start(a, ring.wait());
-          products.finish(a, gcol);
-          ring.release(params, work);
+#pragma unroll
+          for (int part = 0; part < Config::kPanelParts; ++part) {
+            multiply_part<Math>(gcol, a[part], ring.wait(), part > 0);
+            ring.release(params, work);
+          }
           dots.step(gcol, left > 1);
         }
       }
@@ -237,7 +281,7 @@ cudaError_t launch_ograd_math(const OgradParams& params, OgradChoice choice, int
     return cudaErrorInvalidValue;
   } else {
     constexpr OgradTile kCandidate = kOgradTiles[kTile];
-    if constexpr (kCandidate.serves(Math::kKind)) {
+    if constexpr (kCandidate.step_time(Math::kKind) > 0) {
       if (choice.tile == kTile) {
         if (!ograd_ragged(params.shape)) {
           return launch_ograd_config<OgradConfig<Math, kTile, false>>(params, choice.tap_parts,

@@ -1,6 +1,6 @@
 // The weight tiles of ograd on their way through shared memory: a ring of stages that bulk copies
-// fill and warps release. A stage holds what a step multiplies: 64 input channels of one tap, by up
-// to kSlices slices of the output channels.
+// fill and warps release. A stage holds what a step, or one of kPanelParts parts of it, multiplies:
+// 64 input channels of one tap, by up to kSlices slices of the output channels.
 //
 // The packed weight (pack_weight.cu) has those slices apart from one another, each a copy of its
 // own. One thread asks for them, walking the order of the steps; every warp waits.
@@ -40,11 +40,11 @@ struct OgradWork {
 struct OgradRequests {
   const uint8_t* tile;  // first slice of tap 0 of the chunk
   int32_t left;         // over all tiles of pixels
-  int32_t tap, chunk, panel, group;
+  int32_t part, tap, chunk, panel, group;
   uint32_t tap_at[kPlanTaps], slice_step[kPlanTaps];  // bytes
 };
 
-template <int kParts, int kSlices, int kStages, int kWarps>
+template <int kParts, int kSlices, int kPanelParts, int kStages, int kWarps>
 class OgradRing {
  public:
   static constexpr int kStageBytes = kSlices * kParts * kOgradTileBytes;
@@ -54,7 +54,7 @@ class OgradRing {
                                        const OgradWork& work, int32_t passes, int thread)
       : shared_(shared), thread_(thread) {
     // A panel that is short multiplies zeros by what its stage holds: zeros, if it is the only one.
-    if (params.grad_layout.slices < kSlices) {
+    if (kPanelParts == 1 && params.grad_layout.slices < kSlices) {
       for (int i = thread; i < kStages * kStageBytes / 4; i += 32 * kWarps) {
         ptx::store_zero(shared + 4 * i);
       }
@@ -67,8 +67,8 @@ class OgradRing {
       }
       ptx::barrier_init_fence();
       OgradRequests& next = requests();
-      next.left = passes * params.groups * work.panels * work.chunks * work.taps;
-      next.tap = next.chunk = next.panel = next.group = 0;
+      next.left = passes * params.groups * work.panels * work.chunks * work.taps * kPanelParts;
+      next.part = next.tap = next.chunk = next.panel = next.group = 0;
       const FusedLayout& layout = params.grad_layout;
       const uint32_t step_bytes = kParts * part_stride(params);
       for (int i = 0; i < work.taps; ++i) {
@@ -137,14 +137,15 @@ class OgradRing {
     OgradRequests& next = requests();
     if (next.left == 0) return;
     --next.left;
-    const int32_t first = next.panel * kSlices;
-    const int32_t slices = min(kSlices, params.grad_layout.slices - first);
+    const int32_t all = params.grad_layout.slices;
+    const int32_t first = min((next.panel * kPanelParts + next.part) * kSlices, all - 1);
+    const int32_t slices = min(kSlices, all - first);
     const uint32_t step = next.slice_step[next.tap];
     const uint8_t* from = next.tile + next.tap_at[next.tap] + int64_t{first} * step;
     uint32_t to = shared_ + stage * kStageBytes;
-    // Behind other panels a short one has its last slice again: what was there before is of another
-    // tap, and 0 times it may be NaN.
-    const int32_t copies = kSlices > 1 && work.panels > 1 ? kSlices : slices;
+    // Behind others a short part has the last slice again: what was there before is of another tap,
+    // and 0 times it may be NaN.
+    const int32_t copies = kSlices > 1 && work.panels * kPanelParts > 1 ? kSlices : slices;
     ptx::expect_bytes(full(stage), copies * kParts * kOgradTileBytes);
 #pragma unroll 1
     for (int s = 0; s < copies; ++s) {
@@ -156,6 +157,8 @@ class OgradRing {
       }
       if (kSlices == 1 || s + 1 < slices) from += step;
     }
+    if (++next.part < kPanelParts) return;
+    next.part = 0;
     if (++next.tap < work.taps) return;
     next.tap = 0;
     if (++next.chunk == work.chunks) {

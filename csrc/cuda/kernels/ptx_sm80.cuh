@@ -80,6 +80,22 @@ __device__ __forceinline__ void meet(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+__device__ __forceinline__ uint2 load_pair(uint32_t from) {
+  uint2 v;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from) : "memory");
+  return v;
+}
+// One word, two or four.
+__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[1]) {
+  store_word(to, v[0]);
+}
+__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[2]) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(v[0]), "r"(v[1]) : "memory");
+}
+__device__ __forceinline__ void store_words(uint32_t to, const uint32_t (&v)[4]) {
+  store_vector(to, v);
+}
+
 // Towards the L2, where a load soon finds it.
 __device__ __forceinline__ void prefetch(const void* from) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(from));

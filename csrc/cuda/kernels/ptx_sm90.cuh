@@ -114,15 +114,15 @@ __device__ __forceinline__ void wait_for_previous_grid() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-// Registers of each thread of this warpgroup from here on, a multiple of 8: some warpgroups give up
+// Registers of each thread of this warpgroup from here on, multiples of 8: some warpgroups give up
 // what others take.
-template <int kRegisters>
-__device__ __forceinline__ void give_up_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-template <int kRegisters>
-__device__ __forceinline__ void take_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+template <int kBefore, int kRegisters>
+__device__ __forceinline__ void set_registers() {
+  if constexpr (kRegisters < kBefore) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+  } else if constexpr (kRegisters > kBefore) {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+  }
 }
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -183,6 +183,7 @@ __device__ __forceinline__ uint64_t panel_descriptor(uint32_t tile) {
 #define DCN_REGISTERS_0_31                                                                        \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25" \
   ",%26,%27,%28,%29,%30,%31"
+#define DCN_REGISTERS_32_47 "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define DCN_REGISTERS_32_63                                                                      \
   "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54," \
   "%55,%56,%57,%58,%59,%60,%61,%62,%63"
@@ -201,6 +202,15 @@ __device__ __forceinline__ uint64_t panel_descriptor(uint32_t tile) {
           "wgmma.mma_async.sync.aligned.m64n64" SHAPE " {" DCN_REGISTERS_0_31                    \
           "}, {%32,%33,%34,%35}, %36, p, " TAIL ";}"                                             \
           : DCN_SUMS32(0)                                                                        \
+          : DCN_A_AND_B);                                                                        \
+    }                                                                                            \
+    static __device__ __forceinline__ void mma(float (&sums)[48], uint32_t a0, uint32_t a1,      \
+                                               uint32_t a2, uint32_t a3, uint64_t b, bool add) { \
+      asm volatile(                                                                              \
+          "{.reg .pred p; setp.ne.s32 p, %53, 0; "                                               \
+          "wgmma.mma_async.sync.aligned.m64n96" SHAPE " {" DCN_REGISTERS_0_31                    \
+          "," DCN_REGISTERS_32_47 "}, {%48,%49,%50,%51}, %52, p, " TAIL ";}"                     \
+          : DCN_SUMS32(0), DCN_SUMS8(32), DCN_SUMS8(40)                                          \
           : DCN_A_AND_B);                                                                        \
     }                                                                                            \
     static __device__ __forceinline__ void mma(float (&sums)[64], uint32_t a0, uint32_t a1,      \
@@ -278,36 +288,10 @@ DCN_PANEL_WGMMA(PanelWgmmaBF16, "bf16.bf16")
 
 #undef DCN_PANEL_WGMMA
 
-// wgmma of tiles whose rows lie along gemm_k, A and B by descriptor (tile_descriptor).
-struct TileWgmmaTF32 {
-  static __device__ __forceinline__ void mma(float (&sums)[32], uint64_t a, uint64_t b, bool add) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.s32 p, %34, 0; "
-        "wgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
-        "}, %32, %33, p, 1, 1;}"
-        : DCN_SUMS32(0)
-        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-  }
-  static __device__ __forceinline__ void mma(float (&sums)[64], uint64_t a, uint64_t b, bool add) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.s32 p, %66, 0; "
-        "wgmma.mma_async.sync.aligned.m64n128k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
-        "," DCN_REGISTERS_32_63 "}, %64, %65, p, 1, 1;}"
-        : DCN_SUMS32(0), DCN_SUMS32(32)
-        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-  }
-  static __device__ __forceinline__ void mma(float (&sums)[128], uint64_t a, uint64_t b, bool add) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.s32 p, %130, 0; "
-        "wgmma.mma_async.sync.aligned.m64n256k8.f32.tf32.tf32 {" DCN_REGISTERS_0_31
-        "," DCN_REGISTERS_32_63 "," DCN_REGISTERS_64_127 "}, %128, %129, p, 1, 1;}"
-        : DCN_SUMS32(0), DCN_SUMS32(32), DCN_SUMS32(64), DCN_SUMS32(96)
-        : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-  }
-};
 #undef DCN_A_AND_B
 #undef DCN_REGISTERS_64_127
 #undef DCN_REGISTERS_32_63
+#undef DCN_REGISTERS_32_47
 #undef DCN_REGISTERS_0_31
 #undef DCN_SUMS32
 #undef DCN_SUMS8

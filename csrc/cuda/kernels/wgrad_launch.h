@@ -25,6 +25,7 @@ inline void lay_out_steps(WgradParams& params) {
   params.tile_channels = tile.channels;
   params.pixels = static_cast<uint32_t>(shape.output_pixels());
   params.units = params.layout.steps;
+  params.unit_slices = slices_at_once(params.layout, tile);
   params.unit_tiles = static_cast<int32_t>(work.unit_tiles);
   params.channel_tiles = static_cast<int32_t>(work.channel_tiles);
   params.steps = static_cast<int32_t>(work.steps);

@@ -81,7 +81,7 @@ class StepPlanner {
     plan.keep(row, y, x, m);
     plan.pixel[row] = (pixel_.n * shape.P + pixel_.p) * shape.Q + pixel_.q;
     const uint32_t outside = __ballot_sync(~0u, sample.outside || !exists_);
-    if (row == 0) plan.outside = outside >> lane_ & (kSteps == 1 ? ~0u : 0xffffu);
+    if (row == 0) plan.outside = outside >> lane_ & (~0u >> (32 - kPixels));
     fetch();
     __syncwarp();
   }

@@ -48,10 +48,12 @@ class WgradSegments {
     return true;
   }
 
-  // Unit i of the tile. A tile may have fewer: then the last one again, which nobody reads.
-  __device__ __forceinline__ WgradUnit unit(const WgradParams& params, int32_t i) const {
+  // Unit i of the tile, of as many as are taken together. A tile may have fewer: then the last ones
+  // again, which nobody reads.
+  __device__ __forceinline__ WgradUnit unit(const WgradParams& params, int32_t i,
+                                            int32_t at_once = 1) const {
     const FusedLayout& layout = params.layout;
-    const int32_t unit = min(first_unit_ + i, params.units - 1);
+    const int32_t unit = min(first_unit_ + i, params.units - at_once);
     const int32_t taps = params.shape.taps(), together = params.unit_slices;
     const int32_t first_slice = unit / (taps * together) * together;
     const int32_t rest = unit - first_slice * taps, tap = rest / together;

@@ -1,11 +1,10 @@
 // The end of the weight gradient: the f32 sums that segments left are added in the order of the
 // segments, and stored in the weight's dtype and strides.
 //
-//   block     16 channels of a slice x the taps of a chunk, for 8 output channels at a time, so
-//   that
-//             stores of a weight whose taps lie together are whole
+//   block     16 channels of a slice x the taps of a chunk, for 8 output channels at a time, a
+//             fragment of sums (in f32 8 x 16), so that stores of a weight whose taps lie together
+//             are whole
 //   warp      one tap, and one of `blockDim.z` parts of the segments
-
 #include "kernel_setup.h"
 #include "sampling.cuh"
 #include "wgrad_launch.h"
@@ -14,18 +13,21 @@
 namespace dcn {
 namespace {
 
-constexpr int kBlockChannels = 16;  // of the image
-constexpr int kBlockK = 8;          // output channels
-constexpr int kBlockSums = kBlockChannels * kBlockK;
+constexpr int kBlockSums = 128;
+template <typename Element>
+constexpr int kBlockChannels = sizeof(Element) == 2 ? 16 : 8;  // of the image
+template <typename Element>
+constexpr int kBlockK = kBlockSums / kBlockChannels<Element>;  // output channels
 constexpr int kMostSumParts = 3;
 constexpr int kLoads = 8;  // on their way at once
 
 // More would find no place, and what a block computes at first takes as long as a round.
 constexpr int64_t kMostBlocks = 396;
 
-// Blocks of output channels, whole fragments of them.
+// Of output channels.
+template <typename Element>
 DCN_HOST_DEVICE int32_t blocks_of(int32_t output_channels) {
-  return tiles_of(output_channels, 32) * (32 / kBlockK);
+  return tiles_of(output_channels, kBlockK<Element>);
 }
 
 __device__ __forceinline__ void add(float4& sum, float4 v) {
@@ -37,18 +39,18 @@ __device__ __forceinline__ void add(float4& sum, float4 v) {
 
 // The c-th channel and the k-th output channel of a block: where their sum is among the block's, of
 // which lane (g, q) has rows g and g + 8 and columns 2 * q and 2 * q + 1; and which they are, of
-// the slice and of the group. In f32 rows and columns are those of wgrad_f32.cuh, permuted.
+// the slice and of the group. In 16 bits rows are channels; in f32 columns are, and both are
+// permuted as in wgrad_f32.cuh.
 struct Place {
   int32_t sum, channel, k;
 };
 template <typename Element>
 __device__ __forceinline__ Place place_of(int32_t c, int32_t k, int32_t channels, int32_t block) {
+  const int32_t of_group = block * kBlockK<Element> + k;
   if constexpr (sizeof(Element) == 2) {
-    return {(c % 8 * 4 + k / 2) * 4 + c / 8 * 2 + k % 2, channels * kBlockChannels + c,
-            block * kBlockK + k};
+    return {(c % 8 * 4 + k / 2) * 4 + c / 8 * 2 + k % 2, channels * 16 + c, of_group};
   } else {
-    return {(c / 2 * 4 + k / 2) * 4 + c % 2 * 2 + k % 2, c / 2 * 4 + channels * 2 + c % 2,
-            block / 4 * 32 + k * 4 + block % 4};
+    return {(k / 2 * 4 + c / 2) * 4 + k % 2 * 2 + c % 2, c * 4 + channels, of_group};
   }
 }
 
@@ -57,10 +59,11 @@ template <typename Element>
 __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
     dcn_wgrad_sum_kernel(const __grid_constant__ WgradParams params) {
   constexpr int kSliceChannels = kSliceBytes / sizeof(Element);
+  constexpr int kChannels = kBlockChannels<Element>, kOutputs = kBlockK<Element>;
   __shared__ float sums[kMostSumParts][kPlanTaps][kBlockSums];
   const ConvShape& shape = params.shape;
   const FusedLayout& layout = params.layout;
-  constexpr int kParts = kSliceChannels / kBlockChannels;  // blocks of a slice
+  constexpr int kParts = kSliceChannels / kChannels;  // blocks of a slice
   const int32_t slice_of_all = blockIdx.x / kParts, part_of_slice = blockIdx.x % kParts;
   const int32_t slices = params.units / shape.taps();
   const int32_t group = slice_of_all / slices, slice = slice_of_all - group * slices;
@@ -80,7 +83,7 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
            int64_t{group} * output_channels * params.stride_k + channel * params.stride_c +
            r * params.stride_r + s * params.stride_s;
   };
-  const int32_t tap = threadIdx.y, c = threadIdx.x % kBlockChannels;
+  const int32_t tap = threadIdx.y, c = threadIdx.x % kChannels;
   const bool has_tap = tap < taps;
   // Where channels lie closer than taps, a warp stores those of its tap.
   const bool tap_by_tap = params.stride_s > params.stride_c;
@@ -96,10 +99,10 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
 
   int32_t channel_tile = -1, segments = 0;
   const float4* of_tile = nullptr;  // this lane's of the first segment
-  const int32_t k_blocks = blocks_of(output_channels);
+  const int32_t k_blocks = blocks_of<Element>(output_channels);
 #pragma unroll 1
   for (int32_t k_block = blockIdx.y; k_block < k_blocks; k_block += gridDim.y) {
-    const int32_t first_k = k_block * kBlockK;
+    const int32_t first_k = k_block * kOutputs;
     if (has_tap) {
       if (first_k / params.tile_channels != channel_tile) {
         channel_tile = first_k / params.tile_channels;
@@ -115,7 +118,7 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
                   threadIdx.x;
       }
       const float4* at =
-          of_tile + (first_k - channel_tile * params.tile_channels) / kBlockK * kParts * 32;
+          of_tile + (first_k - channel_tile * params.tile_channels) / kOutputs * kParts * 32;
       float4 sum = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll 1
       for (int32_t left = segments; left > 0; left -= kLoads) {
@@ -144,10 +147,10 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
       narrow(sum, weight[at.k * params.stride_k]);
     };
     if (tap_by_tap) {
-      constexpr int kRows = 32 / kBlockChannels;
+      constexpr int kRows = 32 / kChannels;
 #pragma unroll
-      for (int j = 0; j < kBlockK / kRows; ++j) {
-        const int32_t k = kRows * j + threadIdx.x / kBlockChannels;
+      for (int j = 0; j < kOutputs / kRows; ++j) {
+        const int32_t k = kRows * j + threadIdx.x / kChannels;
         if (j % blockDim.z == threadIdx.z) {
           store(tap, place_of<Element>(c, k, part_of_slice, k_block), weight);
         }
@@ -156,8 +159,8 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
       const int32_t thread = (threadIdx.z * blockDim.y + threadIdx.y) * 32 + threadIdx.x;
       for (int32_t i = thread; i < taps * kBlockSums; i += blockDim.x * blockDim.y * blockDim.z) {
         const int32_t outer = i / taps, of_tap = i - outer * taps;
-        const Place at = place_of<Element>(outer % kBlockChannels, outer / kBlockChannels,
-                                           part_of_slice, k_block);
+        const Place at =
+            place_of<Element>(outer % kChannels, outer / kChannels, part_of_slice, k_block);
         store(of_tap, at, weight_of(at.channel, of_tap));
       }
     }
@@ -169,16 +172,17 @@ template <typename Element>
 cudaError_t launch(const WgradParams& params, cudaStream_t stream) {
   const cudaError_t error = set_up_kernel<dcn_wgrad_sum_kernel<Element>>(0);
   if (error != cudaSuccess) return error;
-  constexpr int kParts = kSliceBytes / sizeof(Element) / kBlockChannels;
+  constexpr int kParts = kSliceBytes / sizeof(Element) / kBlockChannels<Element>;
   const ConvShape& shape = params.shape;
   const unsigned taps = std::min(shape.taps(), kPlanTaps);
   const int64_t segments = params.ctas / (params.all_steps / params.steps);  // of a tile, about
   cudaLaunchConfig_t launch = {};
   const int64_t columns = int64_t{shape.G} * (params.units / shape.taps()) * kParts;
   const int64_t rows = std::max<int64_t>(kMostBlocks / columns, 1);
-  launch.gridDim = dim3(static_cast<unsigned>(columns),
-                        std::min<int64_t>(rows, blocks_of(shape.output_channels_per_group())),
-                        tiles_of(shape.taps(), kPlanTaps));
+  launch.gridDim =
+      dim3(static_cast<unsigned>(columns),
+           std::min<int64_t>(rows, blocks_of<Element>(shape.output_channels_per_group())),
+           tiles_of(shape.taps(), kPlanTaps));
   launch.blockDim = dim3(32, taps, segments > 2 * kLoads ? kMostSumParts : 1);
   launch.stream = stream;
   return cudaLaunchKernelEx(&launch, dcn_wgrad_sum_kernel<Element>, params);

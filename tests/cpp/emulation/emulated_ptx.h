@@ -52,6 +52,18 @@ inline void load_vector_if(bool exists, const void* from, uint4& vector) {
 }
 inline void store_zero(uint32_t to) { std::memset(emulation::shared_at(to), 0, 4); }
 
+inline uint2 load_pair(uint32_t from) {
+  if (from % 8 != 0) emulation::fail("misaligned load");
+  uint2 pair;
+  std::memcpy(&pair, emulation::shared_at(from), sizeof pair);
+  return pair;
+}
+template <int kWords>
+void store_words(uint32_t to, const uint32_t (&v)[kWords]) {
+  if (to % sizeof v != 0) emulation::fail("misaligned store");
+  std::memcpy(emulation::shared_at(to), v, sizeof v);
+}
+
 inline void prefetch(const void* from) { emulation::check_access(from, 1); }
 
 inline uint32_t round_to_tf32(float value) {
@@ -107,10 +119,8 @@ inline void load_map(bool exists, bool is_short, const uint8_t* from, uint32_t& 
 inline void launch_dependents() {}
 inline void wait_for_previous_grid() {}
 
-template <int kRegisters>
-void give_up_registers() {}
-template <int kRegisters>
-void take_registers() {}
+template <int kBefore, int kRegisters>
+void set_registers() {}
 
 inline void wgmma_fence() {}
 inline void wgmma_commit() { emulation::commit_multiplications(); }
@@ -146,14 +156,6 @@ struct Wgmma {
 using WgmmaF16 = Wgmma<emulation::Operand::kF16>;
 using WgmmaBF16 = Wgmma<emulation::Operand::kBF16>;
 using WgmmaTF32 = Wgmma<emulation::Operand::kTf32>;
-
-struct TileWgmmaTF32 {
-  template <int kSums>
-  static void mma(float (&sums)[kSums], uint64_t a, uint64_t b, bool add) {
-    emulation::multiply_tiles(emulation::Operand::kTf32, sums, kSums, static_cast<uint32_t>(a << 4),
-                              static_cast<uint32_t>(b << 4), add);
-  }
-};
 
 template <emulation::Operand kOperand>
 struct PanelWgmma {
