@@ -110,6 +110,16 @@ inline void __syncthreads() {
   const emulation::Index& size = emulation::block_size;
   emulation::meet_block(0, size.x * size.y * size.z);
 }
+inline int __syncthreads_or(int vote) {
+  thread_local int votes = 0;  // of the CTA, which has a thread of the CPU
+  votes |= vote;
+  __syncthreads();
+  const int result = votes;
+  __syncthreads();
+  votes = 0;
+  __syncthreads();
+  return result != 0;
+}
 inline void __syncwarp() { emulation::meet_warp(emulation::Meeting::kSync, 0); }
 inline uint32_t __ballot_sync(uint32_t, bool vote) {
   const uint64_t* votes = emulation::meet_warp(emulation::Meeting::kVote, vote);
