@@ -11,7 +11,7 @@ target_sources(dcn PRIVATE
   csrc/cuda/kernels/landing_sort.cu
   csrc/cuda/kernels/fprop_sm80.cu csrc/cuda/kernels/fprop_sm90.cu
   csrc/cuda/kernels/dgrad_sm90.cu csrc/cuda/kernels/ograd_sm90.cu csrc/cuda/kernels/owgrad_sm90.cu
-  csrc/cuda/kernels/wgrad_sm90.cu csrc/cuda/kernels/scatter.cu csrc/cuda/kernels/wgrad_narrow.cu)
+  csrc/cuda/kernels/wgrad_sm90.cu csrc/cuda/kernels/scatter.cu)
 foreach(math f16 bf16 tf32 3xtf32)
   target_sources(dcn PRIVATE csrc/cuda/kernels/fprop_sm80_${math}.cu)
 endforeach()
@@ -25,7 +25,7 @@ foreach(math f16 bf16 tf32 3xtf32)
     target_sources(dcn_sm90 PRIVATE csrc/cuda/kernels/${kernel}_sm90_${math}.cu)
   endforeach()
   target_sources(dcn_sm90 PRIVATE
-    csrc/cuda/kernels/scatter_${math}.cu csrc/cuda/kernels/wgrad_narrow_${math}.cu)
+    csrc/cuda/kernels/scatter_${math}.cu)
 endforeach()
 set_target_properties(dcn_sm90 PROPERTIES CUDA_ARCHITECTURES 90a-real POSITION_INDEPENDENT_CODE ON)
 target_compile_options(dcn_sm90 PRIVATE -Xptxas=-warn-spills --expt-relaxed-constexpr)

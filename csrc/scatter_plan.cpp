@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "ograd_plan.h"
-#include "wgrad_narrow_tiles.h"
+#include "scatter_tiles.h"
 
 namespace dcn {
 namespace {
@@ -26,48 +26,48 @@ ScatterPlan plan_scatter(const ConvShape& shape, FusedMath math, int multiproces
                          const std::array<bool, 5>& output_mask) {
   const int bytes = element_bytes(math);
   ScatterPlan plan;
-  plan.samples = output_mask[0] || output_mask[2] || output_mask[3];
+  plan.columns = output_mask[0] || output_mask[2] || output_mask[3];
+  if (!plan.columns && !output_mask[1]) return plan;
+  const int64_t items = scatter_work(shape, bytes).tiles * shape.D;
+  int64_t ctas = std::min<int64_t>(items, int64_t{multiprocessors} * scatter_resident(math));
+  if (plan.columns) plan.packed_bytes = packed_scatter_bytes(shape, math);
   if (output_mask[1] || output_mask[2] || output_mask[3]) {
     plan.plane_bytes = plane_bytes(shape, bytes);
   }
-  if (plan.samples) plan.packed_bytes = packed_scatter_bytes(shape, math);
   if (output_mask[0]) {
     plan.sum_bytes = shape.input_pixels() * fused_layout(shape, bytes).channels * sizeof(float);
   }
   if (output_mask[1]) {
-    const WgradNarrowWork work = wgrad_narrow_work(shape, bytes);
-    const int64_t slice_bytes = narrow_partial_bytes(shape, bytes, 1);
-    const int64_t most = std::min<int64_t>(work.steps, kMostPartialBytes / slice_bytes);
-    const int64_t wanted = int64_t{multiprocessors} * narrow_resident(math) / work.units(shape);
-    plan.slices = static_cast<int32_t>(std::clamp<int64_t>(wanted, 1, std::max<int64_t>(most, 1)));
-    plan.partial_bytes = plan.slices * slice_bytes;
+    const int64_t one = scatter_partial_bytes(shape, bytes, 1);
+    const int64_t more = scatter_partial_bytes(shape, bytes, 2) - one;
+    const int64_t most = 1 + std::max<int64_t>(kMostPartialBytes - one, 0) / more;
+    ctas = std::min(ctas, most);
+    plan.partial_bytes = scatter_partial_bytes(shape, bytes, ctas);
     plan.transposed_bytes = transposed_grad_bytes(shape, bytes);
   }
+  plan.ctas = static_cast<int32_t>(ctas);
   return plan;
 }
 
-// H200, 1 x 128 x 180 x 320 with 16 offset groups: 542 us in 16 bits, 795 in tf32 and 980 with
+// H200, 1 x 128 x 180 x 320 with 16 offset groups: 487 us in 16 bits, 672 in tf32 and 897 with
 // 3xTF32, where im2col_gemm takes 806, 1043 and 1393. Other groups were not compared.
 bool worth_scatter(const ConvShape& shape) {
   return shape.channels_per_offset_group() == kBlockChannels;
 }
 
 std::string describe(const ScatterPlan& plan) {
-  std::string text;
-  if (plan.samples) text += ", scattered samples";
-  if (plan.slices > 0) {
-    text += ", weight gradient in " + std::to_string(plan.slices) + " slices of the pixels";
-  }
+  std::string text = ", samples by " + std::to_string(plan.ctas) + " CTAs";
+  if (plan.sum_bytes > 0) text += ", scattered";
   return text;
 }
 
 std::string why_not_scatter(const ConvShape& shape, FusedMath math,
                             const std::array<bool, 5>& output_mask) {
-  const int64_t tiles = tiles_of(shape.P, kScatterRows) * tiles_of(shape.Q, kScatterColumns);
-  constexpr int64_t kMostCtas = (int64_t{1} << 31) - 1;
-  if (shape.N * tiles * shape.D > kMostCtas) {
+  const int64_t items = scatter_work(shape, element_bytes(math)).tiles * shape.D;
+  constexpr int64_t kMostItems = (int64_t{1} << 31) - 1;
+  if (items > kMostItems) {
     return "the scatter needs a number of tiles times offset groups below 2^31, but the call has " +
-           std::to_string(shape.N * tiles * shape.D);
+           std::to_string(items);
   }
   const ScatterPlan plan = plan_scatter(shape, math, 1, output_mask);
   if (workspace_bytes(plan) > kMostWorkspace) {

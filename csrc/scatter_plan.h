@@ -1,6 +1,6 @@
 // The fused backward pass where few channels share their samples: what it takes of memory, and how
-// the weight gradient is cut. Its input gradient is scattered: sums in f32 are added up by atomics,
-// in no order.
+// many CTAs it has. Its input gradient is scattered: sums in f32 are added up by atomics, in no
+// order.
 #pragma once
 
 #include <array>
@@ -12,15 +12,15 @@
 namespace dcn {
 
 struct ScatterPlan {
-  bool samples = false;          // of input, offset or mask, a gradient is wanted
-  int32_t slices = 0;            // CTAs that share the pixels of a unit; 0: no weight gradient
+  int32_t ctas = 0;              // that share the tiles
+  bool columns = false;          // of input, offset or mask, a gradient is wanted
   int64_t plane_bytes = 0;       // of the image
   int64_t packed_bytes = 0;      // of the weight
   int64_t transposed_bytes = 0;  // of the gradient, for the weight gradient
   int64_t partial_bytes = 0;     // sums that CTAs leave, of the weight gradient
   int64_t sum_bytes = 0;         // of the input gradient in f32, beside the workspace
 
-  bool chosen() const { return samples || slices > 0; }
+  bool chosen() const { return ctas > 0; }
 };
 inline int64_t workspace_bytes(const ScatterPlan& plan) {
   return plan.plane_bytes + plan.packed_bytes + plan.transposed_bytes + plan.partial_bytes;

@@ -52,6 +52,49 @@ DCN_HOST_DEVICE ScatterBlock scatter_block(const FusedLayout& layout, const Scat
   return at;
 }
 
+// CTAs that a multiprocessor has room for.
+constexpr int scatter_resident(FusedMath math) { return element_bytes(math) == 2 ? 3 : 2; }
+
+// The tiles of all images, an offset group after the other: each CTA has some that follow one
+// another. Of the weight gradient it leaves, for each of its offset groups, the sums over its
+// tiles: units of a block of channels x a chunk of taps x a panel of output channels.
+constexpr int kPanelChannels = 64;
+constexpr int kUnitSums = kScatterTaps * kPanelChannels * kBlockChannels;
+
+struct ScatterWork {
+  int64_t tiles;           // of all images
+  int32_t chunks, panels;  // of taps; of a convolution group's output channels
+  int32_t units;           // of an offset group
+
+  DCN_HOST_DEVICE int32_t unit(int32_t block, int32_t chunk, int32_t panel) const {
+    return (block * chunks + chunk) * panels + panel;
+  }
+  // Of the transposed gradient, of a convolution group.
+  DCN_HOST_DEVICE int32_t rows() const { return panels * kPanelChannels; }
+};
+inline ScatterWork scatter_work(const ConvShape& shape, int element_bytes) {
+  const FusedLayout layout = fused_layout(shape, element_bytes);
+  ScatterWork work;
+  work.tiles = shape.N * tiles_of(shape.P, kScatterRows) * tiles_of(shape.Q, kScatterColumns);
+  work.chunks = static_cast<int32_t>(tiles_of(shape.taps(), kScatterTaps));
+  work.panels = static_cast<int32_t>(tiles_of(shape.output_channels_per_group(), kPanelChannels));
+  work.units = scatter_blocks(layout, layout, element_bytes).count * work.chunks * work.panels;
+  return work;
+}
+
+// The gradient by tiles, transposed: [tiles, G, rows, pixels of a tile]. Zeros beyond the last
+// output channel, and where a tile reaches beyond the output.
+inline int64_t transposed_grad_bytes(const ConvShape& shape, int element_bytes) {
+  const ScatterWork work = scatter_work(shape, element_bytes);
+  return work.tiles * shape.G * work.rows() * kScatterPixels * element_bytes;
+}
+// What `ctas` CTAs leave. One after the other has the next offset group, or the same: CTA i has
+// place i + d for offset group d.
+inline int64_t scatter_partial_bytes(const ConvShape& shape, int element_bytes, int64_t ctas) {
+  return (ctas + shape.D - 1) * scatter_work(shape, element_bytes).units * kUnitSums *
+         int64_t{sizeof(float)};
+}
+
 // The image by blocks: [N, D, blocks, H, W] of kBlockChannels each, zeros where there are fewer. A
 // tile's samples then meet few lines of memory.
 inline int64_t plane_bytes(const ConvShape& shape, int element_bytes) {

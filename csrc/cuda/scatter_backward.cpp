@@ -1,9 +1,14 @@
 // NOTE [scattered backward]
 //
-//           the image, by blocks of channels
-//   lane 0  the weight, packed; one kernel for the gradients of input (sums in f32, by atomics),
-//           offset and mask; the sums to the input's dtype and layout
-//   lane 1  weight gradient; bias gradient
+//   lane 0  the image, by blocks of channels
+//   lane 1  zeros for the sums of the input gradient; bias gradient
+//   lane 2  the weight, packed; the gradient, transposed by tiles
+//
+//           one kernel for the gradients of input (sums in f32, by atomics), weight (sums by CTA),
+//           offset and mask
+//
+//   lane 0  the input's sums to its dtype and layout
+//   lane 1  the weight's sums, added
 #include "scatter_backward.h"
 
 #include <ATen/ops/empty.h>
@@ -11,7 +16,6 @@
 #include <c10/cuda/CUDAGuard.h>
 
 #include "kernels/scatter_params.h"
-#include "kernels/wgrad_narrow_params.h"
 #include "layout.h"
 #include "padded_nhwc.h"
 #include "stream_fork.h"
@@ -53,14 +57,24 @@ class Backward {
   }
 
   void run(const BiasGradient* bias) const {
-    const bool with_weight = plan_.slices > 0 || bias != nullptr;
     const auto caller = c10::cuda::getCurrentCUDAStream();
-    if (plan_.plane_bytes > 0) planes(caller);
-    const StreamFork fork(caller, plan_.samples + with_weight);
-    int lane = 0;
-    if (plan_.samples) samples(fork.lane(lane++));
-    if (plan_.slices > 0) weight(fork.lane(lane));
-    if (bias) bias->run(fork.lane(lane));
+    const ScatterParams params = this->params();
+    const bool with_weight = plan_.partial_bytes > 0;
+    {
+      const StreamFork fork(caller, 3);
+      if (plan_.plane_bytes > 0) planes(fork.lane(0));
+      if (sums_.defined()) {
+        C10_CUDA_CHECK(cudaMemsetAsync(sums_.mutable_data_ptr(), 0, plan_.sum_bytes, fork.lane(1)));
+      }
+      if (bias) bias->run(fork.lane(1));
+      if (plan_.columns) pack(fork.lane(2));
+      if (with_weight) C10_CUDA_CHECK(launch_transpose_grad(params, math_, fork.lane(2)));
+    }
+    C10_CUDA_CHECK(launch_scatter(params, math_, caller));
+    const bool with_sums = sums_.defined() && !sums_are_gradient_;
+    const StreamFork fork(caller, with_sums && with_weight ? 2 : 1);
+    if (with_weight) C10_CUDA_CHECK(launch_weight_sum(params, math_, fork.lane(fork.lanes() - 1)));
+    if (with_sums) store_sums(fork.lane(0));
   }
 
  private:
@@ -77,23 +91,22 @@ class Backward {
     C10_CUDA_CHECK(launch_image_planes(params, stream));
   }
 
-  void samples(const c10::cuda::CUDAStream& stream) const {
-    PackScatterWeightParams pack{};
-    pack.shape = shape_;
-    pack.layout = layout_;
-    pack.grad_layout = grad_layout_;
-    pack.math = math_;
-    pack.weight = call_.weight.const_data_ptr();
-    pack.stride_k = call_.weight.stride(0);
-    pack.stride_c = call_.weight.stride(1);
-    pack.stride_r = call_.weight.stride(2);
-    pack.stride_s = call_.weight.stride(3);
-    pack.packed = packed_;
-    C10_CUDA_CHECK(launch_pack_scatter_weight(pack, stream));
-    if (sums_.defined()) {
-      C10_CUDA_CHECK(cudaMemsetAsync(sums_.mutable_data_ptr(), 0, plan_.sum_bytes, stream));
-    }
+  void pack(cudaStream_t stream) const {
+    PackScatterWeightParams params{};
+    params.shape = shape_;
+    params.layout = layout_;
+    params.grad_layout = grad_layout_;
+    params.math = math_;
+    params.weight = call_.weight.const_data_ptr();
+    params.stride_k = call_.weight.stride(0);
+    params.stride_c = call_.weight.stride(1);
+    params.stride_r = call_.weight.stride(2);
+    params.stride_s = call_.weight.stride(3);
+    params.packed = packed_;
+    C10_CUDA_CHECK(launch_pack_scatter_weight(params, stream));
+  }
 
+  ScatterParams params() const {
     ScatterParams params{};
     params.shape = shape_;
     params.layout = layout_;
@@ -103,11 +116,20 @@ class Backward {
     params.weight = packed_;
     params.offset = call_.offset;
     params.mask = call_.mask;
+    params.ctas = plan_.ctas;
     params.grad_input = static_cast<float*>(data(sums_));
     params.grad_offset = data(gradients_.offset);
     params.grad_mask = data(gradients_.mask);
-    C10_CUDA_CHECK(launch_scatter(params, math_, stream));
-    if (sums_.defined() && !sums_are_gradient_) store_sums(stream);
+    if (plan_.partial_bytes == 0) return params;
+    const Tensor& weight = gradients_.weight;
+    params.transposed_grad = transposed_;
+    params.partial = reinterpret_cast<float*>(partial_);
+    params.grad_weight = weight.mutable_data_ptr();
+    params.stride_k = weight.stride(0);
+    params.stride_c = weight.stride(1);
+    params.stride_r = weight.stride(2);
+    params.stride_s = weight.stride(3);
+    return params;
   }
 
   void store_sums(const c10::cuda::CUDAStream& stream) const {
@@ -120,27 +142,6 @@ class Backward {
     gradients_.input.permute({0, 2, 3, 1})
         .unflatten(3, {-1, layout_.segment})
         .copy_(segments.narrow(4, 0, layout_.segment));
-  }
-
-  void weight(cudaStream_t stream) const {
-    const Tensor& gradient = gradients_.weight;
-    WgradNarrowParams params{};
-    params.shape = shape_;
-    params.layout = layout_;
-    params.grad_layout = grad_layout_;
-    params.image = planes_;
-    params.grad = grad_.const_data_ptr();
-    params.offset = call_.offset;
-    params.mask = call_.mask;
-    params.transposed_grad = transposed_;
-    params.partial = reinterpret_cast<float*>(partial_);
-    params.slices = plan_.slices;
-    params.grad_weight = gradient.mutable_data_ptr();
-    params.stride_k = gradient.stride(0);
-    params.stride_c = gradient.stride(1);
-    params.stride_r = gradient.stride(2);
-    params.stride_s = gradient.stride(3);
-    C10_CUDA_CHECK(launch_wgrad_narrow(params, math_, stream));
   }
 
   const FusedCall& call_;

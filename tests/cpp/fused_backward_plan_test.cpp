@@ -4,6 +4,7 @@
 
 #include "dgrad_tiles.h"
 #include "landing_plan.h"
+#include "scatter_tiles.h"
 
 namespace dcn {
 namespace {
@@ -150,8 +151,8 @@ TEST(Plan, NarrowOffsetGroupsAreScattered) {
   for (const FusedMath math : kMaths) {
     ASSERT_EQ(why_not_fused_backward(shape, math, 90, kAll), "");
     const FusedBackwardPlan plan = plan_fused_backward(shape, math, kMultiprocessors, kAll);
-    EXPECT_TRUE(plan.scatter.samples);
-    EXPECT_GT(plan.scatter.slices, 1);
+    EXPECT_TRUE(plan.scatter.columns);
+    EXPECT_EQ(plan.scatter.ctas, kMultiprocessors * scatter_resident(math));
     EXPECT_EQ(plan.scatter.sum_bytes, shape.input_pixels() * shape.C * 4);
     EXPECT_LT(plan.dgrad.tile, 0);
     EXPECT_FALSE(plan.ograd);
@@ -162,11 +163,13 @@ TEST(Plan, NarrowOffsetGroupsAreScattered) {
     return plan_fused_backward(shape, FusedMath::kF16, kMultiprocessors, mask).scatter;
   };
   const ScatterPlan weight = plan({false, true, false, false, false});
-  EXPECT_FALSE(weight.samples);
+  EXPECT_FALSE(weight.columns);
+  EXPECT_GT(weight.partial_bytes, 0);
   EXPECT_EQ(weight.packed_bytes + weight.sum_bytes, 0);
   const ScatterPlan offset = plan({false, false, true, false, false});
-  EXPECT_TRUE(offset.samples);
-  EXPECT_EQ(offset.slices + offset.transposed_bytes + offset.partial_bytes + offset.sum_bytes, 0);
+  EXPECT_TRUE(offset.columns);
+  EXPECT_EQ(offset.transposed_bytes + offset.partial_bytes + offset.sum_bytes, 0);
+  EXPECT_FALSE(plan({false, false, false, false, true}).chosen());
 }
 
 TEST(Plan, OnlySharedSamplesAreGathered) {

@@ -19,15 +19,14 @@ constexpr int kFusedCarveout = 71;
 
 // Allows `kKernel` `shared_bytes` of dynamic shared memory.
 template <auto kKernel>
-cudaError_t set_up_kernel(int shared_bytes) {
+cudaError_t set_up_kernel(int shared_bytes, int carveout = kFusedCarveout) {
   static std::atomic<uint64_t> done{0};  // a bit for each device
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
   if (done.load(std::memory_order_relaxed) & bit) return cudaSuccess;
-  error =
-      cudaFuncSetAttribute(kKernel, cudaFuncAttributePreferredSharedMemoryCarveout, kFusedCarveout);
+  error = cudaFuncSetAttribute(kKernel, cudaFuncAttributePreferredSharedMemoryCarveout, carveout);
   if (error == cudaSuccess && shared_bytes > 0) {
     error =
         cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);

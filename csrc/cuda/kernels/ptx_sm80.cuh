@@ -69,6 +69,14 @@ __device__ __forceinline__ void store_vector(uint32_t to, const uint32_t (&v)[4]
                "r"(v[2]), "r"(v[3])
                : "memory");
 }
+// A lane has the address of a row of 16 bytes, eight of them each of four matrices of 16-bit
+// numbers; it gets two rows' numbers of a column of each.
+__device__ __forceinline__ void load_transposed(uint32_t from, uint32_t (&v)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+               : "r"(from)
+               : "memory");
+}
 __device__ __forceinline__ void store_word(uint32_t to, uint32_t v) {
   asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
 }

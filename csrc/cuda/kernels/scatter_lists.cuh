@@ -20,15 +20,14 @@ DCN_HOST_DEVICE constexpr int padded_bins(int bins) {
 constexpr int kLengths = 32;  // of lists, that are told apart
 
 // `begins`: numbers of samples at first, then where the lists begin. `order`: of the bins that have
-// samples, the longest first, roughly; returns how many they are. For all threads of the CTA.
+// samples, the longest first, roughly; returns how many they are. `places`: zeros. For all threads
+// of the CTA.
 __device__ __forceinline__ int32_t order_bins(uint32_t* begins, uint16_t* order, uint32_t* places,
                                               int32_t bins) {
   __shared__ uint32_t warp_samples[kScatterThreads / 32];
   __shared__ int32_t with_samples;
-  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-  if (thread < kLengths) places[thread] = 0;
-  __syncthreads();
-
+  const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
+  const int lane = thread % 32, warp = thread / 32;
   auto* const own = reinterpret_cast<FourBins*>(begins) + thread;
   const bool has_bins = thread * kThreadBins < padded_bins(bins);
   const FourBins count = has_bins ? *own : FourBins{};

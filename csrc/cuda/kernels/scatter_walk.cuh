@@ -23,7 +23,7 @@ class ScatterWalk {
   // A thread clears what it likes of the window.
   __device__ __forceinline__ void clear() const {
     for (int i = threadIdx.x; i < 2 * params_.window.pixels(); i += kScatterThreads) {
-      shared_.window[i] = {};
+      shared_.window()[i] = {};
     }
   }
 
@@ -32,9 +32,9 @@ class ScatterWalk {
 #pragma unroll 1
     for (int32_t first = 0; first < bins; first += kScatterThreads) {
       const bool has_bin = first + static_cast<int32_t>(threadIdx.x) < bins;
-      const uint32_t bin = has_bin ? shared_.order[first + threadIdx.x] : 0;
-      const uint32_t begin = has_bin ? shared_.begins[bin] : 0;
-      const uint32_t end = has_bin ? shared_.begins[bin + 1] : 0;
+      const uint32_t bin = has_bin ? shared_.order()[first + threadIdx.x] : 0;
+      const uint32_t begin = has_bin ? shared_.begins()[bin] : 0;
+      const uint32_t end = has_bin ? shared_.begins()[bin + 1] : 0;
       float sums[4][kBlockChannels] = {};
       const uint32_t light_end = min(end, begin + kHeavyList);
 #pragma unroll 1
@@ -58,7 +58,7 @@ class ScatterWalk {
         __syncthreads();
         if (!has_bin) continue;
         float4* const to =
-            shared_.window + pixel + Sample<float>::corner_step(k, params_.window.columns + 1);
+            shared_.window() + pixel + Sample<float>::corner_step(k, params_.window.columns + 1);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float4& total = to[half * params_.window.pixels()];
@@ -71,18 +71,22 @@ class ScatterWalk {
   }
 
   // To memory. A pixel has two threads, for half of the channels each.
-  __device__ __forceinline__ void flush(const ScatterBlock& at) const {
+  __device__ __forceinline__ void flush(int32_t block) const {
+    const ScatterBlock at = tile_.block(params_, block);
     const ConvShape& shape = params_.shape;
-    const int32_t half = threadIdx.x % 2, pixels = params_.window.pixels();
+    const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
+    const int32_t half = thread % 2, pixels = params_.window.pixels();
     if (half * 4 >= at.channels) return;
+    const int32_t bin_y = tile_.bin_y, bin_x = tile_.bin_x;
     float* const sums = params_.grad_input +
                         int64_t{tile_.n} * shape.H * shape.W * params_.layout.channels +
                         at.channel + half * 4;
-    for (int32_t i = threadIdx.x / 2; i < pixels; i += kScatterThreads / 2) {
-      const float4 total = shared_.window[half * pixels + i];
+#pragma unroll 2
+    for (int32_t i = thread / 2; i < pixels; i += kScatterThreads / 2) {
+      const float4 total = shared_.window()[half * pixels + i];
       const int32_t row = params_.window_columns.quotient(i);
-      const int32_t y = tile_.bin_y + row;
-      const int32_t x = tile_.bin_x + i - row * static_cast<int32_t>(params_.window_columns.value);
+      const int32_t y = bin_y + row;
+      const int32_t x = bin_x + i - row * static_cast<int32_t>(params_.window_columns.value);
       const bool inside = static_cast<uint32_t>(y) < static_cast<uint32_t>(shape.H) &&
                           static_cast<uint32_t>(x) < static_cast<uint32_t>(shape.W);
       const bool touched = total.x != 0.f || total.y != 0.f || total.z != 0.f || total.w != 0.f;
@@ -96,8 +100,8 @@ class ScatterWalk {
   // Of the i-th sample in the lists.
   __device__ __forceinline__ void load(uint32_t i, float (&weight)[4],
                                        float (&gradient)[kBlockChannels]) const {
-    const uint32_t sample = shared_.list[i];
-    const ScatterPlace<Element> place = shared_.place[sample];
+    const uint32_t sample = shared_.list()[i];
+    const ScatterPlace<Element> place = shared_.place()[sample];
     const float bottom = place.mask * place.ly(), top = place.mask - bottom, lx = place.lx();
     weight[1] = top * lx;
     weight[0] = top - weight[1];
@@ -106,7 +110,7 @@ class ScatterWalk {
     typename Shared::Block block;
 #pragma unroll
     for (int v = 0; v < Shared::Block::kVectors; ++v) {
-      reinterpret_cast<uint4*>(&block)[v] = shared_.gradient[v * kScatterSamples + sample];
+      reinterpret_cast<uint4*>(&block)[v] = shared_.gradient()[v * kScatterSamples + sample];
     }
 #pragma unroll
     for (int c = 0; c < kBlockChannels; ++c) gradient[c] = widen(block.lane[c]);

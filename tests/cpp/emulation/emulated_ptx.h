@@ -46,6 +46,18 @@ inline void store_vector(uint32_t to, const uint32_t (&v)[4]) {
   if (to % 16 != 0) emulation::fail("misaligned store");
   std::memcpy(emulation::shared_at(to), v, 16);
 }
+inline void load_transposed(uint32_t from, uint32_t (&v)[4]) {
+  if (from % 16 != 0) emulation::fail("misaligned load");
+  const int lane = emulated_lane();
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    uint16_t number[2];
+    for (int row = 0; row < 2; ++row) {
+      const uint32_t begin = __shfl_sync(~0u, from, matrix * 8 + lane % 4 * 2 + row);
+      std::memcpy(&number[row], emulation::shared_at(begin) + lane / 4 * 2, 2);
+    }
+    v[matrix] = number[0] | uint32_t{number[1]} << 16;
+  }
+}
 inline void store_word(uint32_t to, uint32_t v) { std::memcpy(emulation::shared_at(to), &v, 4); }
 inline void load_vector_if(bool exists, const void* from, uint4& vector) {
   if (exists) vector = __ldg(static_cast<const uint4*>(from));

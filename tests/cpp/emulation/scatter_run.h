@@ -1,6 +1,7 @@
-// The scatter on the emulator: gradients of input, offset and mask.
+// The scatter on the emulator: gradients of input, weight, offset and mask.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "cuda/kernels/scatter.cuh"
@@ -10,11 +11,13 @@
 namespace emulation {
 
 struct ScatterResult {
-  std::vector<float> input, offset, mask;  // NHWC; as the arguments
+  std::vector<float> input, weight, offset, mask;  // NHWC; as the arguments
 };
 
+// `with_samples`: not the weight's gradient alone.
 template <class Math>
-ScatterResult run_scatter(const Convolution& conv) {
+ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_weight = true,
+                          bool with_samples = true) {
   using Element = typename Math::Element;
   const dcn::ConvShape& shape = conv.shape;
   const dcn::FusedLayout layout = dcn::fused_layout(shape, sizeof(Element));
@@ -26,6 +29,12 @@ ScatterResult run_scatter(const Convolution& conv) {
   auto grad_input = DeviceArray<float>::zeros(shape.input_pixels() * layout.channels);
   DeviceArray<float> grad_offset(static_cast<int64_t>(conv.offset.size()));
   DeviceArray<float> grad_mask(static_cast<int64_t>(conv.mask.size()));
+
+  const dcn::ScatterWork work = dcn::scatter_work(shape, sizeof(Element));
+  const auto ctas = static_cast<int32_t>(std::min<int64_t>(most_ctas, work.tiles * shape.D));
+  DeviceArray<uint8_t> transposed(dcn::transposed_grad_bytes(shape, sizeof(Element)));
+  DeviceArray<uint8_t> partial(dcn::scatter_partial_bytes(shape, sizeof(Element), ctas));
+  DeviceArray<Element> grad_weight(static_cast<int64_t>(conv.weight.size()));
 
   dcn::PackScatterWeightParams pack{};
   pack.shape = shape;
@@ -52,17 +61,36 @@ ScatterResult run_scatter(const Convolution& conv) {
   params.weight = packed.data();
   params.offset = map_of(shape, offset.data(), 2 * shape.D * shape.taps());
   params.mask = map_of(shape, conv.has_mask ? mask.data() : nullptr, shape.D * shape.taps());
-  params.grad_input = grad_input.data();
-  params.grad_offset = grad_offset.data();
-  params.grad_mask = conv.has_mask ? grad_mask.data() : nullptr;
+  params.ctas = ctas;
+  if (with_samples) {
+    params.grad_input = grad_input.data();
+    params.grad_offset = grad_offset.data();
+    params.grad_mask = conv.has_mask ? grad_mask.data() : nullptr;
+  }
+  if (with_weight) {
+    params.transposed_grad = transposed.data();
+    params.partial = reinterpret_cast<float*>(partial.data());
+    params.grad_weight = grad_weight.data();
+    params.stride_k = int64_t{shape.channels_per_group()} * shape.taps();
+    params.stride_c = shape.taps();
+    params.stride_r = shape.S;
+    params.stride_s = 1;
+    if (dcn::launch_transpose_grad_math<Math>(params, nullptr) != cudaSuccess) fail("not launched");
+  }
   if (dcn::launch_scatter_math<Math>(params, nullptr) != cudaSuccess) fail("not launched");
-  if (!grad_input.guards_intact() || !grad_offset.guards_intact() || !grad_mask.guards_intact()) {
+  if (with_weight && dcn::launch_weight_sum_math<Math>(params, nullptr) != cudaSuccess) {
+    fail("not launched");
+  }
+  if (!grad_input.guards_intact() || !grad_offset.guards_intact() || !grad_mask.guards_intact() ||
+      !transposed.guards_intact() || !partial.guards_intact() || !grad_weight.guards_intact()) {
     fail("write outside an array");
   }
   allow_nothing();
-  ScatterResult result{{},
-                       to_host(grad_offset, static_cast<int64_t>(conv.offset.size())),
-                       to_host(grad_mask, static_cast<int64_t>(conv.mask.size()))};
+  ScatterResult result;
+  if (with_weight) result.weight = to_host(grad_weight, static_cast<int64_t>(conv.weight.size()));
+  if (!with_samples) return result;
+  result.offset = to_host(grad_offset, static_cast<int64_t>(conv.offset.size()));
+  if (conv.has_mask) result.mask = to_host(grad_mask, static_cast<int64_t>(conv.mask.size()));
   for (int64_t i = 0; i < shape.input_pixels() * layout.channels; ++i) {
     const auto in_group = static_cast<int32_t>(i % layout.channels % layout.group_channels);
     if (dcn::unpadded_channel(layout, in_group) >= 0) result.input.push_back(grad_input[i]);

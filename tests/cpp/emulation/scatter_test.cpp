@@ -5,7 +5,6 @@
 #include <string>
 
 #include "scatter_run.h"
-#include "wgrad_narrow_run.h"
 
 namespace emulation {
 namespace {
@@ -30,6 +29,7 @@ TYPED_TEST_SUITE(Scatter, Maths);
 template <class Math>
 void expect_gradients(const Convolution& conv, const std::string& what) {
   const ScatterResult result = run_scatter<Math>(conv);
+  EXPECT_LT(error_of(result.weight, conv.grad_weight()), kTolerance<Math>) << what;
   EXPECT_LT(error_of(result.input, conv.grad_input()), kTolerance<Math>) << what;
   EXPECT_LT(error_of(result.offset, conv.grad_offset()), kTolerance<Math>) << what;
   if (conv.has_mask) EXPECT_LT(error_of(result.mask, conv.grad_mask()), kTolerance<Math>) << what;
@@ -62,14 +62,18 @@ TYPED_TEST(Scatter, AllSamplesNearOnePixel) {
   expect_gradients<TypeParam>(conv, "one pixel");
 }
 
+// Alone, by more and fewer CTAs, and none where it is not wanted.
 TYPED_TEST(Scatter, WeightGradient) {
   uint32_t number = 0;
   for (const Sizes& sizes : kSizes) {
     seed(++number);
     const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
-    const int slices = 1 + static_cast<int>(number) % 3;
-    EXPECT_LT(error_of(run_wgrad_narrow<TypeParam>(conv, slices), conv.grad_weight()),
-              kTolerance<TypeParam>)
+    const ScatterResult alone = run_scatter<TypeParam>(conv, 1 + static_cast<int>(number) * 3 % 11,
+                                                       true, /*with_samples=*/false);
+    EXPECT_LT(error_of(alone.weight, conv.grad_weight()), kTolerance<TypeParam>)
+        << "sizes " << number;
+    const ScatterResult others = run_scatter<TypeParam>(conv, 3, /*with_weight=*/false);
+    EXPECT_LT(error_of(others.offset, conv.grad_offset()), kTolerance<TypeParam>)
         << "sizes " << number;
   }
 }
@@ -78,7 +82,7 @@ TYPED_TEST(Scatter, WeightGradientOfNoNumber) {
   Convolution conv(Sizes{1, 24, 9, 9, 64, 3, 3, 1, 4}, kBits<TypeParam>, 2.f, 1);
   conv.image[1000] = std::numeric_limits<float>::infinity();
   conv.grad[1000] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_LT(error_of(run_wgrad_narrow<TypeParam>(conv, 2), conv.grad_weight()),
+  EXPECT_LT(error_of(run_scatter<TypeParam>(conv).weight, conv.grad_weight()),
             kTolerance<TypeParam>);
 }
 

@@ -1,0 +1,122 @@
+// What the samples of the scatter share, those of the core and the others. Two threads share an
+// output pixel; they take turns with the taps.
+#pragma once
+
+#include "scatter_maps.cuh"
+#include "scatter_position.cuh"
+#include "scatter_values.cuh"
+
+namespace dcn {
+
+template <class Math>
+class ScatterSampling {
+ public:
+  using Element = typename Math::Element;
+  using Block = ChannelBlock<Element>;
+  using Shared = ScatterShared<Element>;
+
+  static constexpr int kTurns = kScatterThreads / kScatterPixels;
+
+  __device__ __forceinline__ ScatterSampling(const ScatterParams& params, const ScatterTile& tile,
+                                             const Shared& shared)
+      : params_(params), tile_(tile), shared_(shared) {}
+
+ protected:
+  static constexpr uint32_t kNowhere = ~0u;
+  static constexpr int kBinBits = 10;
+  static_assert(kMostBins <= 1 << kBinBits);
+  static constexpr int kVectors = Block::kVectors;
+  static constexpr int kOffset = 1, kMask = 2, kInput = 4, kWeight = 8;  // gradients wanted
+
+  // This thread's; its index is asked for anew, since what follows from it would take registers
+  // elsewhere.
+  struct Pixel {
+    int32_t number, turn;  // in the tile; of the first tap
+    OutputPixel at;
+    bool exists;
+
+    __device__ __forceinline__ Pixel(const ConvShape& shape, const ScatterTile& tile) {
+      const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
+      number = thread % kScatterPixels, turn = thread / kScatterPixels;
+      at = {tile.n, tile.p + number / kScatterColumns, tile.q + number % kScatterColumns};
+      exists = at.p < shape.P && at.q < shape.Q;
+      if (!exists) at = {tile.n, tile.p, tile.q};
+    }
+    __device__ __forceinline__ int32_t sample(int32_t tap) const {
+      return tap * kScatterPixels + number;
+    }
+  };
+  __device__ __forceinline__ int32_t first_map(const Pixel& own, int32_t first_tap) const {
+    return tile_.offset_group * params_.shape.taps() + first_tap + own.turn;
+  }
+
+  __device__ __forceinline__ int wanted() const {
+    return (params_.grad_offset != nullptr ? kOffset : 0) |
+           (params_.grad_mask != nullptr ? kMask : 0) |
+           (params_.grad_input != nullptr ? kInput : 0) |
+           (params_.partial != nullptr ? kWeight : 0);
+  }
+  __device__ __forceinline__ bool reads_image() const {
+    return (wanted() & (kOffset | kMask | kWeight)) != 0;
+  }
+  __device__ __forceinline__ const Block* plane(int32_t block) const {
+    const ConvShape& shape = params_.shape;
+    const int64_t plane =
+        (int64_t{tile_.n} * shape.D + tile_.offset_group) * params_.blocks.count + block;
+    return static_cast<const Block*>(params_.image) + plane * (shape.H * shape.W);
+  }
+
+  static __device__ __forceinline__ void dots(const float (&gradient)[kBlockChannels],
+                                              const uint4 (&pixel)[kVectors][4], float (&dot)[4]) {
+    constexpr int kChannels = kBlockChannels / kVectors;
+#pragma unroll
+    for (int c = 0; c < kBlockChannels; ++c) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const auto& of_vector =
+            reinterpret_cast<const Vector<Element, kChannels>&>(pixel[c / kChannels][k]);
+        const float value = widen(of_vector.lane[c % kChannels]);
+        dot[k] = c == 0 ? gradient[c] * value : fmaf(gradient[c], value, dot[k]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store_value(int32_t i, const uint4 (&pixel)[kVectors][4],
+                                              float ly, float lx, float mask) const {
+    const float bottom = mask * ly, top = mask - bottom;
+    const float right_top = top * lx, right_bottom = bottom * lx;
+    const uint4 weight =
+        Math::weights({top - right_top, right_top, bottom - right_bottom, right_bottom});
+    uint32_t value[kVectors * 4];
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      Math::mix(pixel[v], weight, *reinterpret_cast<uint32_t(*)[4]>(value + 4 * v));
+    }
+    ScatterValues<Element>::store(shared_.values(), i / kScatterPixels, i % kScatterPixels, value);
+  }
+
+  // Into a bin.
+  __device__ __forceinline__ void count(int32_t i, int32_t bin, float ly, float lx,
+                                        float mask) const {
+    shared_.landed()[i] = bin | atomicAdd(shared_.begins() + bin, 1u) << kBinBits;
+    shared_.place()[i].set(ly, lx, mask);
+  }
+
+  __device__ __forceinline__ void load_gradient(int32_t i,
+                                                float (&gradient)[kBlockChannels]) const {
+    Block block;
+    auto* const vector = reinterpret_cast<uint4*>(&block);
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      vector[v] = shared_.gradient()[v * kScatterSamples + i];
+    }
+#pragma unroll
+    for (int c = 0; c < kBlockChannels; ++c) gradient[c] = widen(block.lane[c]);
+  }
+
+  const ScatterParams& params_;
+  const ScatterTile& tile_;
+  const Shared& shared_;
+};
+
+}  // namespace dcn

@@ -1,7 +1,0 @@
-#include "wgrad_narrow.cuh"
-
-namespace dcn {
-
-template cudaError_t launch_wgrad_narrow_math<MathTf32>(WgradNarrowParams, cudaStream_t);
-
-}  // namespace dcn
