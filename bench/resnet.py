@@ -201,6 +201,8 @@ def main() -> None:
     parser.add_argument("--commit", help="what is measured, where git is not there to say so")
     parser.add_argument("--out", type=Path, help="where to write the rows, as JSON")
     args = parser.parse_args()
+    if args.compile and "maskrcnn" in args.models:
+        parser.error("--compile takes one graph, which a Mask R-CNN is not: choose other --models")
     torch.backends.cudnn.benchmark = True
     stamp = {
         "device": torch.cuda.get_device_name() if args.device == "cuda" else "CPU",

@@ -19,13 +19,15 @@ inline int64_t dgrad_rows(const ConvShape& shape) {
 // 25, and nine taps take 18 batches, hardly ever more than 24.
 constexpr int kBatch = 16;
 constexpr int kPlanBatches = 26;
-constexpr int kBlockPlanBytes =
-    kPlanBatches * kBatch * 16 + 2 * kPlanTaps * 2 * kBlockSide * 4 + 64;
+constexpr int block_plan_bytes(FusedMath math) {
+  const bool wide = math == FusedMath::kTf32 || math == FusedMath::k3xTf32;
+  return kPlanBatches * kBatch * (wide ? 16 : 20) + 2 * kPlanTaps * 2 * kBlockSide * 4 + 64;
+}
 
 // Lists of a warp of the second kernel, for one tap: entries are read four at a time.
 constexpr int kListQuads = 208;
 constexpr int kListPlanBytes = 2 * kListQuads * 16 + 2 * kWarpPixels * 4 + 16;
-static_assert(kListPlanBytes <= kBlockPlanBytes);
+static_assert(kListPlanBytes <= block_plan_bytes(FusedMath::kTf32));
 
 constexpr FpropTile kDgradTiles[] = {
     {64, 64, false, 4, 2, true, {620, 720, 1260}},
@@ -45,7 +47,7 @@ constexpr int64_t irregular_bytes(int64_t rows) {
 
 constexpr int64_t dgrad_shared_bytes(const FpropTile& tile, FusedMath math) {
   return kTileAlignment + tile.stages * weight_tile_bytes(tile, math) + kBarrierBytes +
-         tile.channels * 4 + tile.pixels / kWarpPixels * kBlockPlanBytes;
+         tile.channels * 4 + tile.pixels / kWarpPixels * block_plan_bytes(math);
 }
 constexpr bool dgrad_tile_exists(const FpropTile& tile, FusedMath math) {
   return step_ns(tile, math) > 0 && dgrad_shared_bytes(tile, math) <= kFusedSharedBytes;

@@ -14,8 +14,7 @@ constexpr int64_t tiles_of(int64_t length, int64_t tile) { return (length + tile
 constexpr int weight_parts(FusedMath math) { return math == FusedMath::k3xTf32 ? 2 : 1; }
 
 // What a CTA of compute capability 9.0 can have of shared memory, and one of any other from 8.0 on.
-constexpr int kStaticSharedBytes = 64;  // WeightRequests
-constexpr int kFusedSharedBytes = 227 * 1024 - kStaticSharedBytes;
+constexpr int kFusedSharedBytes = 227 * 1024;
 constexpr int kFusedSharedBytesSm80 = 99 * 1024;
 
 // A compiled tile: pixels x output channels. fprop_sm90 has a warp for 16 pixels, and runs on

@@ -7,7 +7,6 @@
 #include "dgrad_tiles.h"
 #include "landing_plan.h"
 #include "ograd_plan.h"
-
 namespace dcn {
 namespace {
 
@@ -52,13 +51,17 @@ DgradPlan dgrad_candidate(const ConvShape& chunk, const FusedLayout& grad_layout
   return plan;
 }
 
+int64_t dgrad_tiles(const ConvShape& chunk, const FpropTile& tile) {
+  return tiles_of(dgrad_rows(transposed(chunk)), tile.pixels) * chunk.G *
+         tiles_of(chunk.channels_per_group(), tile.channels);
+}
+
 // Nanoseconds of a chunk.
 int64_t estimate(const ConvShape& chunk, const DgradPlan& plan, FusedMath math, int32_t all_steps,
                  int multiprocessors) {
   const FpropTile& tile = kDgradTiles[plan.tile];
-  const int64_t tiles = tiles_of(dgrad_rows(transposed(chunk)), tile.pixels) * chunk.G *
-                        tiles_of(chunk.channels_per_group(), tile.channels);
-  const int64_t rounds = tiles_of(tiles, clusters_at_once(multiprocessors, plan.split_k));
+  const int64_t rounds =
+      tiles_of(dgrad_tiles(chunk, tile), clusters_at_once(multiprocessors, plan.split_k));
   return rounds * (tiles_of(all_steps, plan.split_k) * step_ns(tile, math) + kTileNs +
                    exchange_ns(tile, plan.split_k));
 }
@@ -83,6 +86,30 @@ DgradPlan plan_dgrad(const ConvShape& shape, FusedMath math, int multiprocessors
   }
   if (best.tile < 0) throw std::invalid_argument("the fused input gradient has no such tile");
   return best;
+}
+
+// A part of owgrad's CTAs; for fewer it is not worth cutting tiles unevenly.
+constexpr int64_t kLeastEarly = 8;
+
+// A CTA of either kernel fills a multiprocessor. Where dgrad has fewer CTAs than there are, they
+// follow on the last CTAs of owgrad, and the first ones have as many steps more as dgrad takes.
+void share_with_dgrad(WgradPlan& owgrad, const DgradPlan& dgrad, const ConvShape& shape,
+                      FusedMath math, int multiprocessors) {
+  const WgradTile& tile = kWgradTiles[owgrad.tile];
+  const int64_t replaced =
+      dgrad_tiles(shape, kDgradTiles[dgrad.tile]) * dgrad.split_k - (multiprocessors - owgrad.ctas);
+  const int64_t early = owgrad.ctas - std::max<int64_t>(replaced, 0);
+  const bool many_left = early * kLeastEarly >= owgrad.ctas && early < owgrad.ctas;
+  if (dgrad.images < shape.N || !many_left) return;
+  const FusedLayout grad_layout = fused_layout(transposed(shape), element_bytes(math));
+  const int64_t steps =
+      wgrad_work(shape, fused_layout(shape, element_bytes(math)), tile).all_steps();
+  const int64_t time = estimate(shape, dgrad, math, grad_layout.steps, multiprocessors);
+  const int64_t more = time / owgrad_step_ns(tile, math);
+  const int64_t least = (steps - early * more) / owgrad.ctas;
+  if (least < 1) return;
+  owgrad.early_ctas = static_cast<int>(early);
+  owgrad.early_steps = early * (least + more);
 }
 
 }  // namespace
@@ -142,6 +169,7 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
   if (output_mask[0]) {
     const int64_t taken = workspace_bytes(plan, shape);
     plan.dgrad = plan_dgrad(shape, math, multiprocessors, kMostWorkspace - taken);
+    if (plan.owgrad) share_with_dgrad(plan.wgrad, plan.dgrad, shape, math, multiprocessors);
   }
   return plan;
 }

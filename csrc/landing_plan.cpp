@@ -21,7 +21,7 @@ int64_t bins_of(const ConvShape& shape, int32_t images) {
 
 void cut_planes(LandingPlan& plan) {
   const int64_t bins = plan.bins / plan.planes;
-  const int64_t wanted = std::min<int64_t>(tiles_of(kLandingBlocks, plan.planes), kMostBands);
+  const int64_t wanted = std::min<int64_t>(kLandingBlocks / plan.planes, kMostBands);
   const int64_t bands = std::max(tiles_of(bins, kMostBandBins), wanted);
   plan.band_bins = static_cast<int32_t>(tiles_of(bins, bands));
   plan.bands = static_cast<int32_t>(tiles_of(bins, plan.band_bins));

@@ -27,7 +27,7 @@ constexpr int32_t kMostPlaneSamples = (1 << 16) - 1;
 constexpr int32_t kMostPlaneWidth = 1 << 21;  // and height: floors are taken by an addition
 constexpr int32_t kMostBandBins = 1 << 15;
 // Every CTA of a plane walks all its samples, so planes are cut no further than to have work for so
-// many CTAs.
+// many CTAs; of them a multiprocessor has one.
 constexpr int32_t kLandingBlocks = 132;
 constexpr int32_t kMostBands = 4;
 

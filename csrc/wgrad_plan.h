@@ -14,6 +14,9 @@ namespace dcn {
 struct WgradPlan {
   int tile = -1;  // of kWgradTiles
   int ctas = 0;
+  // The first ones have more steps, where another kernel's CTAs run when the others have ended.
+  int early_ctas = 0;  // 0: all have the same
+  int64_t early_steps = 0;
   int64_t partial_bytes = 0;  // f32 sums of the CTAs' segments
   int64_t time_ns = 0;        // the estimate
 };

@@ -34,6 +34,7 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   const FusedLayout layout = fused_layout(call.shape, element_bytes(plan.math));
   const auto stream = c10::cuda::getCurrentCUDAStream();
   const Tensor input = padded_nhwc(call.input, call.shape, layout);
+  const bool converted = input.const_data_ptr() != call.input.const_data_ptr();
   Tensor packed = call.packed_weight;
 
   const bool sm80 = kFpropTiles[plan.tile].architecture == 80;
@@ -41,6 +42,7 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
     PackWeightParams pack = pack_params(call.shape, plan.math, call.weight);
     pack.tile_channels = packed_channels(kFpropTiles[plan.tile]);
     pack.for_mma_sync = sm80;
+    pack.beside_conversion = converted && !sm80;
     packed =
         at::empty({plan.packed_bytes},
                   output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
@@ -56,6 +58,7 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   params.mask = call.mask;
   params.weight = packed.const_data_ptr();
   params.prepacked = plan.prepacked;
+  params.converted = converted;
   params.bias = bias.has_value() ? bias->const_data_ptr() : nullptr;
   params.output = output.mutable_data_ptr();
   params.nchw = !output.is_contiguous(at::MemoryFormat::ChannelsLast);

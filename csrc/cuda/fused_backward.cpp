@@ -3,11 +3,14 @@
 //   pack    the weight, transposed, for ograd and dgrad; zeroes the counters of dgrad
 //   lane 0  for some images at a time: landing lists, then dgrad gathers the input gradient
 //   lane 1  ograd: offset and mask gradients
-//   lane 2  wgrad: weight gradient; bias gradient
+//   lane 2  wgrad: weight gradient
+//   beside  bias gradient, while the weight is packed; sums of heavy bins, for which the second
+//           kernel of dgrad alone waits
 //
 // Where one kernel makes the gradients of both, they share a lane (owgrad). The lanes fill each
-// other's tails; each of the kernels fills the device by itself on a large layer. Everything is
-// allocated on the caller's stream before the fork.
+// other's tails; each of the kernels fills the device by itself on a large layer, and nothing fits
+// beside its CTAs: what dgrad waits for must not wait for a multiprocessor. Everything is allocated
+// on the caller's stream before the fork.
 #include "fused_backward.h"
 
 #include <ATen/ops/empty.h>
@@ -29,6 +32,10 @@ namespace dcn {
 namespace {
 
 using at::Tensor;
+
+// A smaller gradient of the output is summed up, for the bias, while the weight is packed; a larger
+// one would hold the others up.
+constexpr size_t kMostEarlyBytes = size_t{24} << 20;
 
 // The parts of the workspace.
 struct Workspace {
@@ -69,12 +76,15 @@ class Backward {
 
   void run(const FusedGradients& gradients, const BiasGradient* bias) {
     const auto caller = c10::cuda::getCurrentCUDAStream();
-    if (plan_.packed_bytes > 0) pack(caller);
     const bool with_input = plan_.dgrad.tile >= 0, with_weight = plan_.wgrad.tile >= 0;
     const bool apart = plan_.ograd && !plan_.owgrad;
-    const StreamFork fork(caller, with_input + apart + (with_weight || bias));
+    const StreamFork beside(caller, 2);
+    const bool early = bias && grad_.nbytes() <= kMostEarlyBytes, late = bias && !early;
+    if (early) bias->run(beside.lane(1));
+    if (plan_.packed_bytes > 0) pack(caller);
+    const StreamFork fork(caller, with_input + apart + (with_weight || late));
     int lane = 0;
-    if (with_input) input_gradient(gradients.input, fork.lane(lane++));
+    if (with_input) input_gradient(gradients.input, fork.lane(lane++), beside.lane(1));
     if (apart) sampling_gradients(gradients, fork.lane(lane++));
     if (plan_.owgrad) {
       sampling_and_weight_gradients(gradients, fork.lane(lane));
@@ -82,7 +92,7 @@ class Backward {
       C10_CUDA_CHECK(
           launch_wgrad_sm90(weight_params(gradients.weight), plan_.math, fork.lane(lane)));
     }
-    if (bias) bias->run(fork.lane(lane));
+    if (late) bias->run(fork.lane(lane));
   }
 
  private:
@@ -104,7 +114,8 @@ class Backward {
     C10_CUDA_CHECK(launch_pack_weight(params, stream));
   }
 
-  void input_gradient(const Tensor& gradient, cudaStream_t stream) const {
+  void input_gradient(const Tensor& gradient, c10::cuda::CUDAStream stream,
+                      c10::cuda::CUDAStream beside) const {
     const DgradPlan& plan = plan_.dgrad;
     const bool nchw = !gradient.is_contiguous(at::MemoryFormat::ChannelsLast);
     uint8_t* counters = workspace_.counters;
@@ -122,6 +133,11 @@ class Backward {
       auto* const irregular = reinterpret_cast<IrregularTiles*>(counters);
       landing.heavy_count = &irregular->heavy_bins;
       C10_CUDA_CHECK(launch_landing_lists(landing, stream));
+      at::cuda::CUDAEvent listed, summed;
+      listed.record(stream);
+      listed.block(beside);
+      C10_CUDA_CHECK(launch_heavy_sums(landing, beside));
+      summed.record(beside);
 
       DgradParams params{};
       params.shape = back_;
@@ -137,8 +153,12 @@ class Backward {
       counters += plan.irregular_bytes;
       params.lists = landing_lists(landing);
       params.channels_per_offset_group = shape_.channels_per_offset_group();
-      C10_CUDA_CHECK(
-          launch_dgrad_sm90(params, plan_.math, plan.tile, call_.multiprocessors, stream));
+      const auto launch = [&](int tile) {
+        C10_CUDA_CHECK(launch_dgrad_sm90(params, plan_.math, tile, call_.multiprocessors, stream));
+      };
+      launch(plan.tile);
+      summed.block(stream);
+      launch(kIrregularDgrad);
     }
   }
 
@@ -187,6 +207,8 @@ class Backward {
     params.stride_s = gradient.stride(3);
     params.tile = plan_.wgrad.tile;
     params.ctas = plan_.wgrad.ctas;
+    params.early_ctas = plan_.wgrad.early_ctas;
+    params.early_steps = plan_.wgrad.early_steps;
     params.partial = reinterpret_cast<float*>(workspace_.wgrad_partial);
     return params;
   }

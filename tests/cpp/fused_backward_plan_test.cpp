@@ -45,6 +45,33 @@ TEST(Transposed, SwapsInputAndOutput) {
   EXPECT_EQ(back.taps(), shape.taps());
 }
 
+// dgrad takes half of the device: 68 tiles.
+TEST(Plan, OwgradMakesRoomForDgrad) {
+  const ConvShape shape = layer(6, 512, 19, 34, 256);
+  const WgradPlan plan = plan_fused_backward(shape, FusedMath::kF16, kMultiprocessors, kAll).wgrad;
+  const WgradWork work = wgrad_work(shape, fused_layout(shape, 2), kWgradTiles[plan.tile]);
+  ASSERT_GT(plan.early_ctas, 0);
+  ASSERT_LT(plan.early_ctas, plan.ctas);
+  const int64_t late_ctas = plan.ctas - plan.early_ctas;
+  const int64_t late_steps = work.all_steps() - plan.early_steps;
+  EXPECT_GE(late_steps, late_ctas);  // each has one
+  EXPECT_GT(plan.early_steps / plan.early_ctas, late_steps / late_ctas);
+  const ConvShape large = layer(2, 256, 128, 128, 256);
+  EXPECT_EQ(plan_fused_backward(large, FusedMath::kF16, kMultiprocessors, kAll).wgrad.early_ctas,
+            0);
+}
+
+// Each tile has as many CTAs, which then have no other tile.
+TEST(Plan, StreamedTilesAreCutAlike) {
+  for (const ConvShape& shape :
+       {layer(2, 256, 128, 128, 256), layer(16, 64, 128, 128, 64), layer(8, 64, 64, 64, 64)}) {
+    const WgradPlan plan =
+        plan_fused_backward(shape, FusedMath::kF16, kMultiprocessors, kAll).wgrad;
+    const WgradWork work = wgrad_work(shape, fused_layout(shape, 2), kWgradTiles[plan.tile]);
+    EXPECT_EQ(plan.ctas % work.tiles(), 0) << shape.C;
+  }
+}
+
 TEST(Plan, EachLayerRunsWithin64MiB) {
   for (const ConvShape& shape : kLayers) {
     for (const FusedMath math : kMaths) {

@@ -1,11 +1,10 @@
 // From landing lists to fragments of A: what a warp's block of 4 x 4 pixels collects from grad.
 //
-// A sample gives pixel (y, x) mask * hat(y - its y) * hat(x - its x), hat(t) = max(0, 1 - |t|), of
-// its row of grad. So the values of a step are a product, [16 pixels x samples] x [samples x 128
-// bytes of channels], which the tensor cores make 16 samples at a time: a row of grad is loaded
-// once for all pixels of the block that it touches. A lane of quad column q has the samples
-// 4 * i + q of a batch, in the fragments of both operands; lane row g loads one 16-byte vector of
-// each.
+// A sample gives a pixel a weight times its row of grad (block_plan.cuh). So the values of a step
+// are a product, [16 pixels x samples] x [samples x 128 bytes of channels], which the tensor cores
+// make 16 samples at a time: a row of grad is loaded once for all pixels of the block that it
+// touches. A lane of quad column q has the samples 4 * i + q of a batch, in the fragments of both
+// operands; lane row g loads one 16-byte vector of each.
 //
 // Zeros are multiplied, too: an infinity spreads over the block as NaN. And a plan has a limit.
 // Tiles with sums that are no numbers, or samples that do not fit, are listed for a second kernel
@@ -26,26 +25,11 @@ struct BlockSums {
   static constexpr bool kShort = sizeof(typename Math::Element) == 2;
   static constexpr int kElements = kVectorBytes / static_cast<int>(sizeof(typename Math::Element));
 
-  // What a lane multiplies a batch's rows with: of 16 bits fragments of A; of f32, for rows g and
-  // g + 8 of the block, a weight for each of its four samples.
+  // What a lane multiplies a batch's rows with: of 16 bits fragments of A; of f32, for each of its
+  // four samples, weights for rows g and g + 8 of the block.
   struct Weights {
     uint32_t bits[kShort ? 4 : 8];
   };
-  static __device__ __forceinline__ Weights weights(const float (&upper)[4],
-                                                    const float (&lower)[4]) {
-    Weights result;
-#pragma unroll
-    for (int i = 0; i < 4; i += kShort ? 2 : 1) {
-      if constexpr (kShort) {
-        result.bits[i] = Math::pack(upper[i], upper[i + 1]);
-        result.bits[i + 1] = Math::pack(lower[i], lower[i + 1]);
-      } else {
-        result.bits[2 * i] = __float_as_uint(upper[i]);
-        result.bits[2 * i + 1] = __float_as_uint(lower[i]);
-      }
-    }
-    return result;
-  }
 
   __device__ __forceinline__ void add(const Weights& weights, const uint4 (&vector)[4]) {
     if constexpr (kShort) {
@@ -118,7 +102,8 @@ class BlockGather {
       : params_(params),
         lane_(thread % 32),
         group_(group),
-        plan_(reinterpret_cast<BlockPlan*>(plans + kept(threadIdx.x / 32 * kBlockPlanBytes))) {
+        plan_(reinterpret_cast<BlockPlan<Math>*>(
+            plans + kept(threadIdx.x / 32 * static_cast<int>(sizeof(BlockPlan<Math>))))) {
     ptx::wait_for_previous_grid();  // it makes the lists
   }
 
@@ -132,7 +117,8 @@ class BlockGather {
     const ConvShape& shape = params_.shape;
     const int32_t row_bytes = params_.layout.channels * kElementBytes;
     taps_ = min(params_.layout.chunk_taps, shape.taps() - at.first_tap);
-    regular_ &= BlockPlanner(params_, plan_, lane_).make(first, row_bytes, at.first_tap, taps_);
+    regular_ &=
+        BlockPlanner<Math>(params_, plan_, lane_).make(first, row_bytes, at.first_tap, taps_);
     tap_ = at.tap - at.first_tap;
     left_ = params_.layout.block_channels * kElementBytes - at.slice * kSliceBytes;
     vector_ = static_cast<const uint8_t*>(params_.input) +
@@ -163,8 +149,9 @@ class BlockGather {
   }
 
  private:
+  using Element = typename Math::Element;
   using Weights = typename BlockSums<Math>::Weights;
-  static constexpr int kElementBytes = sizeof(typename Math::Element);
+  static constexpr int kElementBytes = sizeof(Element);
 
   // Two batches of the tap, or the one that is left; asks for the next two. Whether they are the
   // last. What shared memory holds is read before the loads are in its way.
@@ -235,33 +222,39 @@ class BlockGather {
     flight_[slot][3] = __ldg(reinterpret_cast<const uint4*>(vector_ + row.w));
   }
 
-  // Of the first of the batches.
+  // Of the first of the batches. Row g of the product is pixel (g / 4, g % 4) of the block, and row
+  // g + 8 is two lines below.
   __device__ __forceinline__ Weights weights_of(Batches batches) const {
-    const SampleBatch& batch = plan_->batch[batches.first()];
+    const auto& batch = plan_->batch[batches.first()];
     const int q = lane_ % 4;
-    const float4 y = batch.y[q], x = batch.x[q], mask = batch.mask[q];
-    const float row = static_cast<float>(lane_ / 16), column = static_cast<float>(lane_ / 4 % 4);
-    float upper[4], lower[4];
-    weigh(y.x - row, mask.x * hat(x.x - column), upper[0], lower[0]);
-    weigh(y.y - row, mask.y * hat(x.y - column), upper[1], lower[1]);
-    weigh(y.z - row, mask.z * hat(x.z - column), upper[2], lower[2]);
-    weigh(y.w - row, mask.w * hat(x.w - column), upper[3], lower[3]);
-    return BlockSums<Math>::weights(upper, lower);
+    Weights weights;
+    if constexpr (sizeof(Element) == 2) {
+      const uint2 column = batch.column[lane_ / 4 % 4][q];
+      const uint4 line = *reinterpret_cast<const uint4*>(batch.line[lane_ / 16][q]);
+      weights.bits[0] = Math::multiply(column.x, line.x);
+      weights.bits[1] = Math::multiply(column.x, line.z);
+      weights.bits[2] = Math::multiply(column.y, line.y);
+      weights.bits[3] = Math::multiply(column.y, line.w);
+    } else {
+      const float4 y = batch.y[q], x = batch.x[q], mask = batch.mask[q];
+      weigh(y.x, x.x, mask.x, &weights.bits[0]);
+      weigh(y.y, x.y, mask.y, &weights.bits[2]);
+      weigh(y.z, x.z, mask.z, &weights.bits[4]);
+      weigh(y.w, x.w, mask.w, &weights.bits[6]);
+    }
+    return weights;
   }
-  static __device__ __forceinline__ float hat(float distance) {
-    return __saturatef(1.f - fabsf(distance));
-  }
-  // Row g + 8 of the product is two rows of pixels below row g.
-  static __device__ __forceinline__ void weigh(float y, float of_column, float& upper,
-                                               float& lower) {
-    upper = of_column * hat(y);
-    lower = of_column * hat(y - 2.f);
+  __device__ __forceinline__ void weigh(float y, float x, float mask, uint32_t* weights) const {
+    const float column = mask * hat(x - static_cast<float>(lane_ / 4 % 4));
+    const float distance = y - static_cast<float>(lane_ / 16);
+    weights[0] = __float_as_uint(column * hat(distance));
+    weights[1] = __float_as_uint(column * hat(distance - 2.f));
   }
 
   const DgradParams& params_;
   const int lane_;
   const int32_t group_;
-  BlockPlan* const plan_;
+  BlockPlan<Math>* const plan_;
   bool regular_ = true;
   int32_t taps_, tap_;     // of the chunk
   int32_t left_;           // bytes of the group's channels from the slice on

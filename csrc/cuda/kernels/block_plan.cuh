@@ -10,23 +10,58 @@
 
 namespace dcn {
 
-// Lane q of a quad reads samples 4 * i + q of a batch, i < 4.
+// A sample gives pixel (y, x) mask * hat(y - its y) * hat(x - its x) of its row of grad.
+__device__ __forceinline__ float hat(float distance) { return __saturatef(1.f - fabsf(distance)); }
+
+// Lane q of a quad reads samples 4 * i + q of a batch, i < 4. Of f32 it finds their weights itself.
+template <bool kShort>
 struct SampleBatch {
   uint4 row[4];                // bytes of a row of grad, from the image's first on
   float4 y[4], x[4], mask[4];  // coordinates from the block's first pixel on
+
+  __device__ __forceinline__ void put(int i, int q, float sample_y, float sample_x, float m) {
+    const int at = 4 * q + i;
+    reinterpret_cast<float*>(y)[at] = sample_y;
+    reinterpret_cast<float*>(x)[at] = sample_x;
+    reinterpret_cast<float*>(mask)[at] = m;
+  }
 };
 
+// Of 16 bits it multiplies two factors, of a pixel's column and of its line.
+template <>
+struct SampleBatch<true> {
+  uint4 row[4];
+  uint2 column[4][4];   // [x][q]: mask * hat, four samples
+  uint2 line[2][4][2];  // [y % 2][q][y / 2]: hat
+
+  template <typename Element>
+  __device__ __forceinline__ void put(int i, int q, float sample_y, float sample_x, float m) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      narrow(m * hat(sample_x - k), reinterpret_cast<Element*>(&column[k][q])[i]);
+      narrow(hat(sample_y - k), reinterpret_cast<Element*>(&line[k % 2][q][k / 2])[i]);
+    }
+  }
+};
+
+template <class Math>
 struct BlockPlan {
-  SampleBatch batch[kPlanBatches];
+  using Element = typename Math::Element;
+  static constexpr bool kShort = sizeof(Element) == 2;
+
+  SampleBatch<kShort> batch[kPlanBatches];
   uint32_t run_begin[kPlanTaps][kBlockSide + 4], run_length[kPlanTaps][kBlockSide + 4];
   uint32_t head[16];  // of a tap: first batch | batches << 16, which are 0 behind the last tap
 };
-static_assert(sizeof(BlockPlan) == kBlockPlanBytes && sizeof(BlockPlan) % 16 == 0);
 
+template <class Math>
 class BlockPlanner {
  public:
-  __device__ __forceinline__ BlockPlanner(const DgradParams& params, BlockPlan* plan, int lane)
-      : params_(params), lane_(lane), plan_(plan) {}
+  __device__ __forceinline__ BlockPlanner(const DgradParams& params, BlockPlan<Math>* plan,
+                                          int lane)
+      : params_(params), lane_(lane), plan_(plan) {
+    static_assert(sizeof *plan == block_plan_bytes(Math::kKind) && sizeof *plan % 16 == 0);
+  }
 
   // Lists the samples of the block that begins at pixel `first` for the taps of a chunk, at least a
   // batch each. False where they do not fit: then no sample is listed.
@@ -159,12 +194,16 @@ class BlockPlanner {
     const auto put = [&](int32_t tap, uint32_t sample, const LandingRecord& record) {
       const uint32_t head = plan_->head[tap];
       if (sample >= (head >> 16) * kBatch) return;
-      SampleBatch& batch = plan_->batch[(head & 0xffffu) + sample / kBatch];
-      const int at = sample % 4 * 4 + sample % kBatch / 4;
-      reinterpret_cast<uint32_t*>(batch.row)[at] = (record.row - first_row) * row_bytes;
-      reinterpret_cast<float*>(batch.y)[at] = record.y - static_cast<float>(first.p);
-      reinterpret_cast<float*>(batch.x)[at] = record.x - static_cast<float>(first.q);
-      reinterpret_cast<float*>(batch.mask)[at] = record.mask;
+      auto& batch = plan_->batch[(head & 0xffffu) + sample / kBatch];
+      const int q = sample % 4, i = sample % kBatch / 4;
+      reinterpret_cast<uint32_t*>(batch.row)[4 * q + i] = (record.row - first_row) * row_bytes;
+      const float y = record.y - static_cast<float>(first.p);
+      const float x = record.x - static_cast<float>(first.q);
+      if constexpr (BlockPlan<Math>::kShort) {
+        batch.template put<typename Math::Element>(i, q, y, x, record.mask);
+      } else {
+        batch.put(i, q, y, x, record.mask);
+      }
     };
     LandingRecord record[kPlanTaps];
 #pragma unroll
@@ -189,7 +228,7 @@ class BlockPlanner {
 
   const DgradParams& params_;
   const int lane_;
-  BlockPlan* const plan_;
+  BlockPlan<Math>* const plan_;
 };
 
 }  // namespace dcn

@@ -33,7 +33,9 @@ struct DgradParams : FpropParams {
   IrregularTiles* irregular;
 };
 
-// `tile` is an index of kDgradTiles.
+// `tile` is an index of kDgradTiles, or kIrregularDgrad: the second kernel, which alone reads the
+// sums of heavy bins.
+constexpr int kIrregularDgrad = -1;
 cudaError_t launch_dgrad_sm90(const DgradParams& params, FusedMath math, int tile,
                               int multiprocessors, cudaStream_t stream);
 

@@ -17,8 +17,9 @@ struct DgradConfig : AllTiles {
   static constexpr int kTilePixels = tile.pixels;
   static constexpr int kThreads = 2 * kTilePixels;
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
-  static constexpr int kPlanBytes = kBlockPlanBytes;  // of a warp
+  static constexpr int kPlanBytes = block_plan_bytes(Math::kKind);  // of a warp
   static constexpr bool kOddRowsSwapped = false;
+  static constexpr uint32_t kRunRows = kBlockSide;
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
   static constexpr bool kWaitsInStep = false;
@@ -44,14 +45,17 @@ struct DgradConfig : AllTiles {
   }
 
   // Lists the tile of a warp for the second kernel, where its samples did not fit or a sum is no
-  // number: where a value is none, no sum of its row is one.
+  // number: where a value is none, no sum of its row is one. (A warp beyond the last pixel gathers
+  // the last block once more, and has no tile to list.)
   template <class Sums>
   static __device__ __forceinline__ void ended(const DgradParams& params, Gather& gather,
                                                int32_t tile, const Sums& sums) {
     const bool numbers = fabsf(sums[0]) < INFINITY && fabsf(sums[2]) < INFINITY;
     if (__all_sync(~0u, gather.end_tile() && numbers) || threadIdx.x % 32 != 0) return;
+    const uint32_t first = static_cast<uint32_t>(tile) * kTilePixels + threadIdx.x / 2;
+    if (first >= params.pixels) return;
     const int32_t tiles = tiles_of(params.pixels, kIrregularPixels);
-    const int32_t found = (tile * kTilePixels + threadIdx.x / 2) / kIrregularPixels;
+    const auto found = static_cast<int32_t>(first / kIrregularPixels);
     IrregularTiles& irregular = *params.irregular;
     if (atomicExch(irregular.flags() + found, 1) == 0) {
       irregular.list(tiles)[atomicAdd(&irregular.count, 1)] = found;
@@ -84,11 +88,16 @@ template <class Math, int... kTile>
 cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
                               cudaStream_t stream, std::integer_sequence<int, kTile...>) {
   cudaError_t result = cudaErrorInvalidValue;  // no such tile
-  params.channels_of_tile = kDgradTiles[tile].channels;
   params.plane_starts = (params.shape.P + 1) * (params.shape.Q + 1) + 1;
   const auto height = static_cast<uint32_t>(blocks_of(params.shape.P));
   const auto width = static_cast<uint32_t>(blocks_of(params.shape.Q));
   params.blocks = {height, width, Divisor(height * width), Divisor(2 * width)};
+  if (tile == kIrregularDgrad) {
+    params.channels_of_tile = kDgradTiles[0].channels;
+    params.split_k = 1;
+    return launch_gather_gemm<IrregularDgradConfig<Math>>(params, multiprocessors, stream);
+  }
+  params.channels_of_tile = kDgradTiles[tile].channels;
   const auto launch_if = [&](auto index) {
     if constexpr (dgrad_tile_exists(kDgradTiles[index()], Math::kKind)) {
       if (tile == index()) {
@@ -97,10 +106,7 @@ cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
     }
   };
   (launch_if(std::integral_constant<int, kTile>{}), ...);
-  if (result != cudaSuccess) return result;
-  params.channels_of_tile = kDgradTiles[0].channels;
-  params.split_k = 1;
-  return launch_gather_gemm<IrregularDgradConfig<Math>>(params, multiprocessors, stream);
+  return result;
 }
 
 // Each kind of arithmetic is instantiated in a file of its own.

@@ -46,10 +46,11 @@ class OutputTile {
  public:
   using Element = typename Math::Element;
 
-  // `exchange`: kPlanBytes of shared memory of this warp.
+  // `exchange`: kPlanBytes of shared memory of this warp. `run_rows`: of the tile's rows, so many
+  // are side by side in the output, but for those of two lines of it.
   __device__ __forceinline__ OutputTile(const FpropParams& params, const float* bias,
                                         uint8_t* exchange, int32_t group, int32_t first_channel,
-                                        const TileRow& row)
+                                        const TileRow& row, uint32_t run_rows)
       : params_(params),
         bias_(bias + 8 * (threadIdx.x & 3)),
         exchange_(reinterpret_cast<float*>(exchange)) {
@@ -61,8 +62,12 @@ class OutputTile {
     const int64_t image = int64_t{row.at.n} * shape.output_pixels_per_image();
     origin_ = params.nchw ? image * shape.K + in_image : (image + in_image) * shape.K;
     if (!row.exists) origin_ = -1;
-    whole_ = !params.nchw && (shape.K | per_group) % 8 == 0 &&
-             reinterpret_cast<uintptr_t>(params.output) % 16 == 0;
+    const auto address = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(params.output));
+    whole_ = !params.nchw && (shape.K | per_group) % 8 == 0 && address % 16 == 0;
+    // Whole lines of such vectors: none is of two lines.
+    const uint32_t multiple =
+        shape.Q * uint32_t{sizeof(Element)} | address | run_rows * uint32_t{sizeof(Element)} | 16;
+    vector_pixels_ = params.nchw ? (multiple & (0 - multiple)) / sizeof(Element) : 1;
   }
 
   // Channels of store j: bias, rounding, memory.
@@ -106,20 +111,37 @@ class OutputTile {
     }
   }
 
-  // NCHW, and channels that are no whole vectors: value by value, lanes along pixels.
+  // NCHW, and channels that are no whole vectors: lanes along pixels.
   __device__ __forceinline__ void store_each(int32_t first, int32_t channels) const {
     __syncwarp();
-    const int32_t row = threadIdx.x % kWarpPixels;
+    if (vector_pixels_ == 16 / sizeof(Element)) {
+      store_pixels<16 / sizeof(Element)>(first, channels);
+    } else if (vector_pixels_ == 4) {
+      store_pixels<4>(first, channels);
+    } else if (vector_pixels_ == 2) {
+      store_pixels<2>(first, channels);
+    } else {
+      store_pixels<1>(first, channels);
+    }
+    __syncwarp();  // the next channels overwrite these
+  }
+  template <int kPixels>
+  __device__ __forceinline__ void store_pixels(int32_t first, int32_t channels) const {
+    constexpr int kLanes = kWarpPixels / kPixels;  // of a channel
+    const int32_t row = threadIdx.x % kLanes * kPixels;
     const int64_t step = params_.nchw ? params_.shape.output_pixels_per_image() : 1;
     const int64_t origin = __shfl_sync(~0u, origin_, row);
 #pragma unroll 1
-    for (int32_t i = threadIdx.x / kWarpPixels & 1; i < channels; i += 2) {
-      const float value = exchange_[i * kExchangeRow + row];
-      if (origin >= 0) {
-        narrow(value, static_cast<Element*>(params_.output)[origin + (first + i) * step]);
+    for (int32_t i = threadIdx.x % 32 / kLanes; i < channels; i += 32 / kLanes) {
+      Vector<Element, kPixels> value;
+#pragma unroll
+      for (int e = 0; e < kPixels; ++e) {
+        narrow(exchange_[i * kExchangeRow + row + e], value.lane[e]);
       }
+      if (origin < 0) continue;
+      Element* const to = static_cast<Element*>(params_.output) + origin + (first + i) * step;
+      *reinterpret_cast<Vector<Element, kPixels>*>(to) = value;
     }
-    __syncwarp();  // the next channels overwrite these
   }
 
   const FpropParams& params_;
@@ -128,6 +150,7 @@ class OutputTile {
   int32_t first_, end_;
   int64_t origin_;  // element of channel 0 of row lane % 16, or -1
   bool whole_;
+  uint32_t vector_pixels_;  // that a lane stores at once
 };
 
 template <class Config>

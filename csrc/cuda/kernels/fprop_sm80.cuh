@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
 #pragma unroll
     for (int r = 0; r < Config::kRowTiles; ++r) {
       const OutputTile<Math> out(params, bias, exchange, out_group,
-                                 out_tile * Config::kTileChannels, row_of(r));
+                                 out_tile * Config::kTileChannels, row_of(r), kWarpPixels);
       store_tile<Config>(out, sums[r]);
     }
   }

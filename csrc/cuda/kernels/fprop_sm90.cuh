@@ -20,6 +20,8 @@ struct FpropConfig : AllTiles {
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
   static constexpr int kPlanBytes = warp_bytes(tile);
   static constexpr bool kOddRowsSwapped = true;
+  // Rows of a narrow tile are no neighbours (window_pixel).
+  static constexpr uint32_t kRunRows = tile.narrow ? 1 : kWarpPixels;
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr int kRowsInFlight = kExactSums ? 1 : tile.rows_in_flight;
   // 3xTF32 has no registers to hold the fragments of two steps.

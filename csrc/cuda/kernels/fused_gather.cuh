@@ -129,8 +129,8 @@ class WideGather {
 
   // The first loads of a step that has none on their way.
   __device__ __forceinline__ void start() {
-    load(0);
-    if (kRowsInFlight == 2) load(1);
+    load(0, corner_of(0, tap_));
+    if (kRowsInFlight == 2) load(1, corner_of(1, tap_));
   }
 
   // What a step without more does instead: registers that are not written would have to be kept.
@@ -148,18 +148,26 @@ class WideGather {
     const int32_t tap = tap_;
     const bool last = t + 1 == kRowTiles;
     const bool clears = left_ < kSliceBytes || (chunk_ >> (kTilesAt * t + tap) & 1u);
+    // What a row needs of the plan is asked for before the loads of the row before it have filled
+    // the queue.
     if constexpr (kRowsInFlight == 2) {
+      const uint4 weight0 = weight_of(0, tap);
       advance();
-      mix(0, tap, value);
-      if (more) load(0);
-      mix(1, tap, value);
-      if (more) load(1);
+      const uint4 corner0 = corner_of(0, tap_), weight1 = weight_of(1, tap);
+      mix(0, weight0, value);
+      if (more) load(0, corner0);
+      const uint4 corner1 = corner_of(1, tap_);
+      mix(1, weight1, value);
+      if (more) load(1, corner1);
     } else {
-      mix(0, tap, value, t);
-      load(2 * t + 1);
-      mix(1, tap, value, t);
+      const uint4 weight0 = weight_of(2 * t, tap), corner1 = corner_of(2 * t + 1, tap);
+      mix(0, weight0, value);
+      const uint4 weight1 = weight_of(2 * t + 1, tap);
+      load(2 * t + 1, corner1);
       if (last) advance();
-      if (!last || more) load(last ? 0 : 2 * t + 2);
+      const uint4 corner0 = corner_of(last ? 0 : 2 * t + 2, tap_);
+      mix(1, weight1, value);
+      if (!last || more) load(last ? 0 : 2 * t + 2, corner0);
     }
     if (clears) clear(value, tap, t);
   }
@@ -226,17 +234,21 @@ class WideGather {
     vectors_.next(left_, lane_);
   }
 
-  // Row r of this lane, two a row tile, at the current tap and slice.
-  __device__ __forceinline__ void load(int r) {
-    const uint4 corner = own_[r / 2].corner[tap_][8 * (r % 2)];
+  // Of row r of this lane, two a row tile.
+  __device__ __forceinline__ uint4 weight_of(int r, int32_t tap) const {
+    return ptx::load_shared(ptx::shared_address(&own_[r / 2].weight[tap][8 * (r % 2)]));
+  }
+  __device__ __forceinline__ uint4 corner_of(int r, int32_t tap) const {
+    return ptx::load_shared(ptx::shared_address(&own_[r / 2].corner[tap][8 * (r % 2)]));
+  }
+  // At the current slice.
+  __device__ __forceinline__ void load(int r, uint4 corner) {
     const int slot = kRowsInFlight == 2 ? r : 0;
     load_corners(vectors_.at[0], corner, corner_[2 * slot]);
     load_corners(vectors_.at[1], corner, corner_[2 * slot + 1]);
   }
-
-  __device__ __forceinline__ void mix(int r, int32_t tap, uint32_t (&value)[4][4],
-                                      int t = 0) const {
-    const uint4 weight = own_[t].weight[tap][8 * r];
+  // r: of the row tile.
+  __device__ __forceinline__ void mix(int r, uint4 weight, uint32_t (&value)[4][4]) const {
     const int slot = kRowsInFlight == 2 ? r : 0;
     Math::mix(corner_[2 * slot], weight, value[2 * r]);
     Math::mix(corner_[2 * slot + 1], weight, value[2 * r + 1]);

@@ -57,6 +57,9 @@ struct MathF16 {
     mix_pairs<__half2>(corner, weight, value);
   }
   static __device__ __forceinline__ uint32_t rounded(uint32_t value) { return value; }
+  static __device__ __forceinline__ uint32_t multiply(uint32_t a, uint32_t b) {
+    return bits(__hmul2(pair_of<__half2>(a), pair_of<__half2>(b)));
+  }
   static __device__ __forceinline__ uint32_t pack(float a, float b) {
     return bits(__floats2half2_rn(a, b));
   }
@@ -85,6 +88,9 @@ struct MathBF16 {
     mix_pairs<__nv_bfloat162>(corner, weight, value);
   }
   static __device__ __forceinline__ uint32_t rounded(uint32_t value) { return value; }
+  static __device__ __forceinline__ uint32_t multiply(uint32_t a, uint32_t b) {
+    return bits(__hmul2(pair_of<__nv_bfloat162>(a), pair_of<__nv_bfloat162>(b)));
+  }
   static __device__ __forceinline__ uint32_t pack(float a, float b) {
     return bits(__floats2bfloat162_rn(a, b));
   }

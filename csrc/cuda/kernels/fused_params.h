@@ -8,8 +8,8 @@
 
 namespace dcn {
 
-// The weight in the order of the steps: [G, tiles of K/G, steps, tile rows, 128 bytes], for 3xTF32
-// two such tiles a step (leading and trailing parts).
+// The weight in the order of the steps: [G, steps, parts, tiles of K/G, tile rows, 128 bytes] for 9.0,
+// two parts for 3xTF32 (leading and trailing); [G, tiles of K/G, steps, parts, ...] for mma.sync.
 struct PackWeightParams {
   ConvShape shape;
   FusedLayout layout;
@@ -17,7 +17,8 @@ struct PackWeightParams {
   const void* weight;                                        // [K, C/G, R, S]
   int64_t stride_g, stride_k, stride_c, stride_r, stride_s;  // g: between groups
   int32_t tile_channels;
-  bool for_mma_sync;  // the order of fprop_sm80, otherwise that of fprop_sm90
+  bool for_mma_sync;       // the order of fprop_sm80, otherwise that of fprop_sm90
+  bool beside_conversion;  // the kernel before converts the image, of which this one needs nothing
   void* packed;
   int32_t* counters;  // zeroed, or null
   int32_t counter_count;
@@ -50,6 +51,7 @@ struct FpropParams {
   SamplingMap offset, mask;
   const void* weight;  // packed
   bool prepacked;      // not by the kernel before
+  bool converted;      // the image, by a kernel just before
   const void* bias;    // [K], or null
   void* output;        // [N, P, Q, K], or [N, K, P, Q] where nchw
   bool nchw;

@@ -100,6 +100,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int32_t channel_tile = blockIdx.y - group * params.channel_tiles.value;
   const int32_t tiles = Config::tiles(params);
   if (blockIdx.x >= tiles) return;
+  if (params.converted) ptx::wait_for_previous_grid();  // it converts the image
   TileBias<Config>(params, group, channel_tile).prefetch();
   typename Config::Weights weights(aligned, end - begin, (tiles - 1 - blockIdx.x) / gridDim.x + 1,
                                    thread);
@@ -169,7 +170,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     asm volatile("" : "+r"(tile));
     Config::ended(params, gather, tile, sums);
     const OutputTile<Math> out(params, bias, plans + thread / 32 * Config::kPlanBytes, group,
-                               channel_tile * Config::kTileChannels, row_of(tile));
+                               channel_tile * Config::kTileChannels, row_of(tile),
+                               Config::kRunRows);
     if (params.split_k == 1) {
       store_tile<Config>(out, sums);
     } else {
@@ -194,10 +196,11 @@ cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocesso
   launch.stream = stream;
   launch.attrs = attributes;
   launch.numAttrs = params.split_k > 1 ? 2 : 1;
-  // The kernel before packs the weight; this one plans its first samples meanwhile. Where the
-  // weight was packed earlier, the kernel before may be anybody's, and write what is planned from.
+  // The kernel before packs the weight; this one plans its first samples meanwhile, if it need not
+  // wait for the image. Where the kernel before may be anybody's, it may write what is planned
+  // from.
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = !params.prepacked;
+  attributes[0].val.programmaticStreamSerializationAllowed = !params.prepacked || params.converted;
   attributes[1].id = cudaLaunchAttributeClusterDimension;
   attributes[1].val.clusterDim.x = attributes[1].val.clusterDim.y = 1;
   attributes[1].val.clusterDim.z = static_cast<unsigned>(params.split_k);

@@ -36,9 +36,10 @@ cudaError_t set_up_kernel(int shared_bytes) {
   return error;
 }
 
+// `beside_previous`: it may start before the kernel before has ended (griddepcontrol).
 template <auto kKernel, typename Params>
 cudaError_t launch_kernel(dim3 grid, int threads, int shared_bytes, cudaStream_t stream,
-                          const Params& params) {
+                          const Params& params, bool beside_previous = false) {
   const cudaError_t error = set_up_kernel<kKernel>(shared_bytes);
   if (error != cudaSuccess) return error;
   cudaLaunchConfig_t launch = {};
@@ -46,6 +47,11 @@ cudaError_t launch_kernel(dim3 grid, int threads, int shared_bytes, cudaStream_t
   launch.blockDim = dim3(threads);
   launch.dynamicSmemBytes = shared_bytes;
   launch.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  launch.attrs = &attribute;
+  launch.numAttrs = beside_previous ? 1 : 0;
   return cudaLaunchKernelEx(&launch, kKernel, params);
 }
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "landing_work.cuh"
-#include "ptx_sm90.cuh"
 
 namespace dcn {
 namespace {
@@ -178,9 +177,6 @@ __global__ void __launch_bounds__(kHeavyThreads, 1)
   __shared__ float sums[kHeavyWarps][kBlockChannels];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int32_t channels = work.call.grad_channels;
-#if __CUDA_ARCH__ >= 900
-  ptx::wait_for_previous_grid();  // it finds the heavy bins
-#endif
   const uint32_t items = *work.call.heavy_count * channel_blocks;
   for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
     const uint32_t heavy = item / channel_blocks;
@@ -230,17 +226,11 @@ cudaError_t launch(const LandingWork& work, int64_t most_heavy_bins, cudaStream_
   constexpr auto kKernel = dcn_dgrad_landing_heavy_kernel<Element>;
   const cudaError_t error = set_up_kernel<kKernel>(0);
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attribute = {};
   cudaLaunchConfig_t launch = {};
   launch.gridDim =
       dim3(static_cast<unsigned>(std::min(most_heavy_bins * channel_blocks, kMostBlocks)));
   launch.blockDim = dim3(kHeavyThreads);
   launch.stream = stream;
-  launch.attrs = &attribute;
-  launch.numAttrs = 1;
-  // There are hardly ever heavy bins: what this kernel takes is its launch.
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
   return cudaLaunchKernelEx(&launch, kKernel, work, static_cast<uint32_t>(channel_blocks));
 }
 

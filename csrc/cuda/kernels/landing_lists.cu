@@ -52,10 +52,12 @@ cudaError_t launch_landing_lists(const LandingParams& params, cudaStream_t strea
   const LandingPlan plan = plan_of(params);
   if (plan.bins == 0) return cudaSuccess;
   const LandingWork work = work_of(params, plan);
-  const cudaError_t error =
-      plan.bands > 0 ? launch_landing_planes(work, stream) : launch_landing_sort(work, stream);
-  if (error != cudaSuccess) return error;
-  return launch_landing_heavy(work, plan.most_heavy_bins, stream);
+  return plan.bands > 0 ? launch_landing_planes(work, stream) : launch_landing_sort(work, stream);
+}
+
+cudaError_t launch_heavy_sums(const LandingParams& params, cudaStream_t stream) {
+  const LandingPlan plan = plan_of(params);
+  return launch_landing_heavy(work_of(params, plan), plan.most_heavy_bins, stream);
 }
 
 }  // namespace dcn

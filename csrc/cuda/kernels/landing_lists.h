@@ -42,5 +42,7 @@ struct LandingParams {
 
 LandingLists landing_lists(const LandingParams& params);
 cudaError_t launch_landing_lists(const LandingParams& params, cudaStream_t stream);
+// The sums of heavy bins, once the lists are there.
+cudaError_t launch_heavy_sums(const LandingParams& params, cudaStream_t stream);
 
 }  // namespace dcn

@@ -1,158 +1,46 @@
 // Landing lists of planes whose samples are counted in 16 bits: one kernel.
 //
 //   grid   the planes, each cut in bands of bins
-//   CTA    walks all samples of the plane twice, and takes those of its band. First it counts them
-//          in shared memory, and those of earlier bands in a register: where its records begin.
-//          Counts to starts; the second walk lists the pixels of each bin in shared memory, in
-//          order of arrival, and a thread for each bin orders them. Then records are written, one
-//          behind the other
-#include "landing_work.cuh"
-#include "ptx_sm80.cuh"
+//   CTA    walks all samples of the plane, and takes those of its band: counts them in shared
+//          memory, and those of earlier bands in a register, which says where its records begin.
+//          Counts to starts; then it lists the pixels of each bin in shared memory, in order of
+//          arrival, for which it walks again where there is no room to keep each sample's bin.
+//          A thread for each listed pixel finds its place among those of its bin, and writes the
+//          record there
+#include "fused_math.cuh"
+#include "plane_samples.cuh"
 
 namespace dcn {
 namespace {
 
-constexpr int kPlaneThreads = 512;
 constexpr int kPlaneWarps = kPlaneThreads / 32;
-constexpr int kInFlight = 4;  // samples of a thread
 
-// Two 16-bit numbers in each word.
+// Two 16-bit numbers in each word of shared memory.
 struct Halves {
   uint32_t* words;
+  uint32_t address;
+
+  __device__ __forceinline__ explicit Halves(uint32_t* shared)
+      : words(shared), address(ptx::shared_address(shared)) {
+    asm volatile("" : "+r"(address));  // kept: finding it again takes five instructions
+  }
 
   __device__ __forceinline__ static int shift(uint32_t bin) { return bin % 2 * 16; }
   __device__ __forceinline__ uint32_t operator[](uint32_t bin) const {
     return words[bin / 2] >> shift(bin) & 0xffffu;
   }
-  __device__ __forceinline__ uint32_t increment(uint32_t bin) const {
-    return atomicAdd(words + bin / 2, 1u << shift(bin)) >> shift(bin) & 0xffffu;
+  // Add 1 where `exists`, without a branch; `increment` returns what was there.
+  __device__ __forceinline__ void count(uint32_t bin, bool exists) const {
+    ptx::shared_add_if(exists, word_of(bin), 1u << shift(bin));
   }
-};
-
-// A sample's pixel is its place in the plane.
-struct PlaneSample {
-  uint32_t pixel, bin;  // bin: where it lands, within the plane
-};
-
-// The samples of a plane, whose offsets are `Offset` in memory: what make_sample (bilinear.h) says,
-// without a branch and without conversions, which are slow: what a sample costs is instructions. A
-// float from 2^23 on is its integer's bits; floors are taken as in make_paired_sample.
-template <typename Offset>
-class PlaneSamples {
- public:
-  __device__ __forceinline__ PlaneSamples(const LandingWork& work, const Plane& plane)
-      : work_(work),
-        origin_y_(work.call.shape.origin_y(0, plane.r)),
-        origin_x_(work.call.shape.origin_x(0, plane.s)),
-        offset_(first_of(work.call.offset, work, plane, 2 * plane.map)),
-        mask_(first_of(work.call.mask, work, plane, plane.map)) {}
-
-  // Calls take(samples) for those of each thread, kInFlight at a time; beyond the last they have no
-  // bin.
-  template <class Take>
-  __device__ __forceinline__ void walk(Take take) const {
-    const uint32_t pixels = work_.pixels.value;
-    for (uint32_t first = threadIdx.x; first < pixels; first += kPlaneThreads * kInFlight) {
-      Loaded loaded[kInFlight];
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        loaded[i] = load(min(first + i * kPlaneThreads, pixels - 1));
-      }
-      PlaneSample sample[kInFlight];
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        sample[i].pixel = first + i * kPlaneThreads;
-        sample[i].bin = sample[i].pixel < pixels ? bin_of(point_of(loaded[i])) : kNoBin;
-      }
-      take(sample);
-    }
-  }
-
-  // Writes the records of the pixels that pixel_of(0), pixel_of(1), ... say.
-  template <class PixelOf>
-  __device__ __forceinline__ void write(LandingRecord* records, uint32_t count, uint32_t first_row,
-                                        PixelOf pixel_of) const {
-    for (uint32_t first = threadIdx.x; first < count; first += kPlaneThreads * kInFlight) {
-      Loaded loaded[kInFlight];
-      uint32_t pixel[kInFlight], mask[kInFlight];
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        pixel[i] = pixel_of(min(first + i * kPlaneThreads, count - 1));
-        loaded[i] = load(pixel[i]);
-        mask[i] = load_mask(pixel[i], loaded[i].at);
-      }
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        const Point at = point_of(loaded[i]);
-        if (first + i * kPlaneThreads >= count) break;
-        records[first + i * kPlaneThreads] = {first_row + pixel[i], at.y, at.x, mask_of(mask[i])};
-      }
-    }
+  __device__ __forceinline__ uint32_t increment(uint32_t bin, bool exists) const {
+    return ptx::shared_fetch_add_if(exists, word_of(bin), 1u << shift(bin)) >> shift(bin) & 0xffffu;
   }
 
  private:
-  static constexpr float kFloor = 12582912.f;
-  static constexpr uint32_t kFloorBits = 0x4B400000;
-
-  struct Loaded {
-    int2 at;  // (p, q)
-    Offset y, x;
-  };
-
-  static __device__ __forceinline__ int64_t bytes_of(const SamplingMap& map, int64_t values) {
-    return values * (map.dtype == Dtype::kF32 ? 4 : 2);
+  __device__ __forceinline__ uint32_t word_of(uint32_t bin) const {
+    return address + (bin * 2 & ~3u);
   }
-  static __device__ __forceinline__ const uint8_t* first_of(const SamplingMap& map,
-                                                            const LandingWork& work,
-                                                            const Plane& plane, int32_t channel) {
-    const OutputPixel first{work.call.first_image + plane.image, 0, 0};
-    return static_cast<const uint8_t*>(map.data) + bytes_of(map, map_index(map, first, channel));
-  }
-  // The value of a map's plane, which begins at `first`, at a pixel.
-  static __device__ __forceinline__ const uint8_t* value_at(const SamplingMap& map, int32_t step,
-                                                            const uint8_t* first, uint32_t pixel,
-                                                            int2 at) {
-    if (step >= 0) return ptx::step_ahead(first, static_cast<int32_t>(pixel), step);
-    return first + bytes_of(map, at.x * map.stride_h + at.y * map.stride_w);
-  }
-
-  __device__ __forceinline__ Loaded load(uint32_t pixel) const {
-    const SamplingMap& map = work_.call.offset;
-    const uint32_t p = work_.output_width.quotient(pixel);
-    const int2 at = {static_cast<int32_t>(p),
-                     static_cast<int32_t>(pixel - p * work_.output_width.value)};
-    const auto* from =
-        reinterpret_cast<const Offset*>(value_at(map, work_.offset_step, offset_, pixel, at));
-    return {at, __ldg(from), __ldg(from + map.stride_c)};
-  }
-  __device__ __forceinline__ Point point_of(const Loaded& loaded) const {
-    const ConvShape& shape = work_.call.shape;
-    return {fmaf(whole(loaded.at.x), shape.stride_h, origin_y_) + widen(loaded.y),
-            fmaf(whole(loaded.at.y), shape.stride_w, origin_x_) + widen(loaded.x)};
-  }
-  __device__ __forceinline__ uint32_t load_mask(uint32_t pixel, int2 at) const {
-    const SamplingMap& map = work_.call.mask;
-    if (map.data == nullptr) return 0;
-    return load_bits({value_at(map, work_.mask_step, mask_, pixel, at), map.dtype}, 0);
-  }
-  __device__ __forceinline__ float mask_of(uint32_t bits) const {
-    return work_.call.mask.data == nullptr ? 1.f : value_of(work_.call.mask, bits);
-  }
-  __device__ __forceinline__ uint32_t bin_of(Point at) const {
-    const ConvShape& shape = work_.call.shape;
-    const uint32_t y0 = __float_as_uint(__fadd_rd(at.y, kFloor)) - kFloorBits;
-    const uint32_t x0 = __float_as_uint(__fadd_rd(at.x, kFloor)) - kFloorBits;
-    const bool inside = at.y > -1.f && at.y < shape.H && at.x > -1.f && at.x < shape.W;
-    return inside ? (y0 + 1) * (shape.W + 1) + x0 + 1 : kNoBin;
-  }
-
-  static __device__ __forceinline__ float whole(int32_t number) {
-    return __uint_as_float(0x4B000000 | number) - 8388608.f;
-  }
-
-  const LandingWork& work_;
-  const float origin_y_, origin_x_;
-  const uint8_t *const offset_, *const mask_;  // of the first sample
 };
 
 // Counts of `bins` bins to where their records begin, from 0 on, and to their starts. Each warp has
@@ -188,73 +76,115 @@ __device__ __forceinline__ void scan_band(const LandingWork& work, Halves counts
   }
 }
 
-__device__ __forceinline__ void order_pixels(uint16_t* pixels, uint32_t count) {
-  for (uint32_t i = 1; i < count; ++i) {
-    const uint16_t moved = pixels[i];
-    uint32_t to = i;
-    for (; to > 0 && pixels[to - 1] > moved; --to) pixels[to] = pixels[to - 1];
-    pixels[to] = moved;
-  }
-}
+// In the share of shared memory that all kernels of a call ask for.
+constexpr int kMostKeepingBytes = 160 << 10;
+constexpr uint16_t kNone = 0xffff;
+static_assert(kMostBandBins < kNone);
+// A multiple of vectors.
+DCN_HOST_DEVICE uint32_t cursor_words(uint32_t bins) { return (bins + 7) / 8 * 4; }
+DCN_HOST_DEVICE uint32_t kept_bins(uint32_t pixels) { return (pixels + 7) / 8 * 8; }
 
-template <typename Offset>
-__global__ void __launch_bounds__(kPlaneThreads, 2)
+}  // namespace
+
+template <typename Offset, bool kEven>
+__global__ void __launch_bounds__(kPlaneThreads, 1)
     dcn_dgrad_landing_planes_kernel(const __grid_constant__ LandingWork work) {
-  extern __shared__ uint32_t shared_words[];
-  __shared__ uint32_t warp_sum[kPlaneWarps];
-  __shared__ uint32_t before_band;
+  extern __shared__ uint8_t shared_memory[];
+  uint32_t* const shared_words = reinterpret_cast<uint32_t*>(shared_memory);
+  __shared__ uint32_t warp_sum[kPlaneWarps], warp_before[kPlaneWarps];
   const Halves cursors{shared_words};
-  uint16_t* const pixels = reinterpret_cast<uint16_t*>(shared_words + (work.band_bins + 1) / 2);
+  // Of the listed samples; of all samples the bin in the band, or kNone, eight at a time.
+  uint16_t* const kept = reinterpret_cast<uint16_t*>(shared_words + cursor_words(work.band_bins));
+  uint16_t* const pixels = kept + (work.keeps_bins ? kept_bins(work.pixels.value) : 0);
   const Plane plane = plane_at(work, work.bands.quotient(blockIdx.x));
   const uint32_t band_begin = (blockIdx.x - plane.index * work.bands.value) * work.band_bins;
   const uint32_t plane_bins = work.plane_starts.value - 1;
   const uint32_t bins = min(work.band_bins, plane_bins - band_begin);
   const uint32_t first_bin = plane.index * work.plane_starts.value + band_begin;
+  const PlaneSamples<Offset, kEven> samples(work, plane);
+  samples.prefetch();
   for (uint32_t i = threadIdx.x; i < (bins + 1) / 2; i += kPlaneThreads) shared_words[i] = 0;
-  if (threadIdx.x == 0) before_band = 0;
+  if (work.keeps_bins) {
+    for (uint32_t i = work.pixels.value + threadIdx.x; i < kept_bins(work.pixels.value); ++i) {
+      kept[i] = kNone;
+    }
+  }
   __syncthreads();
 
-  const PlaneSamples<Offset> samples(work, plane);
   uint32_t before = 0;
-  samples.walk([&](const PlaneSample(&sample)[kInFlight]) {
+  samples.walk([&](const PlaneSample(&sample)[kPlaneInFlight]) {
 #pragma unroll
-    for (int i = 0; i < kInFlight; ++i) {
+    for (int i = 0; i < kPlaneInFlight; ++i) {
       const uint32_t bin = sample[i].bin - band_begin;
       if (sample[i].bin < band_begin) ++before;
-      if (bin < bins) cursors.increment(bin);
+      cursors.count(bin, bin < bins);
+      if (work.keeps_bins && sample[i].pixel < work.pixels.value) {
+        kept[sample[i].pixel] = bin < bins ? static_cast<uint16_t>(bin) : kNone;
+      }
     }
   });
   before = __reduce_add_sync(~0u, before);
-  if (threadIdx.x % 32 == 0) atomicAdd(&before_band, before);
+  const int lane = threadIdx.x % 32;
+  if (lane == 0) warp_before[threadIdx.x / 32] = before;
   __syncthreads();
-  const uint32_t first_record = plane.index * work.pixels.value + before_band;
+  const uint32_t first_record = plane.index * work.pixels.value +
+                                __reduce_add_sync(~0u, lane < kPlaneWarps ? warp_before[lane] : 0u);
   scan_band(work, cursors, bins, first_bin, first_record, warp_sum);
   __syncthreads();
 
-  samples.walk([&](const PlaneSample(&sample)[kInFlight]) {
+  const auto list = [&](uint32_t bin, uint32_t pixel) {
+    const uint32_t to = cursors.increment(bin, bin < bins);
+    if (bin < bins) pixels[to] = static_cast<uint16_t>(pixel);
+  };
+  if (work.keeps_bins) {
+    const uint4* const eights = reinterpret_cast<const uint4*>(kept);
+    for (uint32_t i = threadIdx.x; i < kept_bins(work.pixels.value) / 8; i += kPlaneThreads) {
+      const uint4 eight = eights[i];
 #pragma unroll
-    for (int i = 0; i < kInFlight; ++i) {
-      const uint32_t bin = sample[i].bin - band_begin;
-      if (bin < bins) pixels[cursors.increment(bin)] = static_cast<uint16_t>(sample[i].pixel);
+      for (int k = 0; k < 8; ++k) {
+        const uint32_t pair = register_of(eight, k / 2);
+        list(k % 2 ? pair >> 16 : pair & 0xffffu, 8 * i + k);
+      }
     }
-  });
+  } else {
+    samples.walk([&](const PlaneSample(&sample)[kPlaneInFlight]) {
+#pragma unroll
+      for (int i = 0; i < kPlaneInFlight; ++i) list(sample[i].bin - band_begin, sample[i].pixel);
+    });
+  }
   __syncthreads();
   // A cursor is now where the next bin begins.
   bool heavy = false;
-  for (uint32_t bin = threadIdx.x; bin < bins; bin += kPlaneThreads) {
-    const uint32_t begin = bin == 0 ? 0 : cursors[bin - 1], count = cursors[bin] - begin;
-    heavy |= count > kHeavyBin;
-    if (count <= kHeavyBin) order_pixels(pixels + begin, count);
-  }
-  heavy = __syncthreads_or(heavy);
   const uint32_t count = cursors[bins - 1];
-  samples.write(work.records + first_record, count, plane.image * work.pixels.value,
-                [&](uint32_t i) { return pixels[i]; });
+  samples.write(
+      work.records + first_record, count, plane.image * work.pixels.value,
+      [&](uint32_t i) { return pixels[i]; },
+      [&](const PlaneSample(&sample)[kPlaneInFlight], uint32_t(&place)[kPlaneInFlight]) {
+        uint32_t begin[kPlaneInFlight], others[kPlaneInFlight], most = 0;
+#pragma unroll
+        for (int i = 0; i < kPlaneInFlight; ++i) {
+          const uint32_t bin = sample[i].bin - band_begin;
+          begin[i] = bin == 0 ? 0 : cursors[bin - 1];
+          others[i] = cursors[bin] - begin[i];
+          const bool crowd = others[i] > kHeavyBin;
+          heavy |= crowd;
+          if (crowd) others[i] = 0;
+          if (!crowd) place[i] = begin[i];
+          most = max(most, others[i]);
+        }
+#pragma unroll 1
+        for (uint32_t k = 0; k < most; ++k) {
+#pragma unroll
+          for (int i = 0; i < kPlaneInFlight; ++i) {
+            if (k < others[i] && pixels[begin[i] + k] < sample[i].pixel) ++place[i];
+          }
+        }
+      });
+  heavy = __syncthreads_or(heavy);
   if (threadIdx.x == 0 && band_begin + bins == plane_bins) {
     work.starts[first_bin + bins] = first_record + count;
   }
   if (!heavy) return;
-  __syncthreads();
   for (uint32_t bin = threadIdx.x; bin < bins; bin += kPlaneThreads) {
     const uint32_t begin = bin == 0 ? 0 : cursors[bin - 1], end = cursors[bin];
     if (end - begin > kHeavyBin) {
@@ -263,17 +193,31 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   }
 }
 
+namespace {
+
+template <typename Offset, bool kEven>
+cudaError_t launch_planes(LandingWork work, cudaStream_t stream) {
+  constexpr auto kKernel = dcn_dgrad_landing_planes_kernel<Offset, kEven>;
+  const auto bytes = [](uint32_t bins, uint32_t pixels, bool keeps) {
+    return static_cast<int>(cursor_words(bins) * 4 + (keeps ? kept_bins(pixels) : 0) * 2 +
+                            pixels * 2);
+  };
+  const cudaError_t error = set_up_kernel<kKernel>(bytes(kMostBandBins, kMostPlaneSamples, false));
+  if (error != cudaSuccess) return error;
+  work.keeps_bins = bytes(work.band_bins, work.pixels.value, true) <= kMostKeepingBytes;
+  cudaLaunchConfig_t launch = {};
+  launch.gridDim = dim3(work.planes * work.bands.value);
+  launch.blockDim = dim3(kPlaneThreads);
+  launch.dynamicSmemBytes = bytes(work.band_bins, work.pixels.value, work.keeps_bins);
+  launch.stream = stream;
+  return cudaLaunchKernelEx(&launch, kKernel, work);
+}
+
 template <typename Offset>
 cudaError_t launch(const LandingWork& work, cudaStream_t stream) {
-  constexpr auto kKernel = dcn_dgrad_landing_planes_kernel<Offset>;
-  const auto bytes = [](int64_t bins, int64_t pixels) {
-    return static_cast<int>(tiles_of(bins, 2) * 4 + pixels * 2);
-  };
-  const cudaError_t error = set_up_kernel<kKernel>(bytes(kMostBandBins, kMostPlaneSamples));
-  if (error != cudaSuccess) return error;
-  const uint32_t blocks = work.planes * work.bands.value;
-  kKernel<<<blocks, kPlaneThreads, bytes(work.band_bins, work.pixels.value), stream>>>(work);
-  return cudaGetLastError();
+  const bool even = work.offset_step >= 0 && work.mask_step >= 0;
+  return even ? launch_planes<Offset, true>(work, stream)
+              : launch_planes<Offset, false>(work, stream);
 }
 
 }  // namespace

@@ -136,6 +136,15 @@ __global__ void __launch_bounds__(kSortThreads)
   }
 }
 
+template <auto kKernel, typename... Arguments>
+cudaError_t launch_landing(int64_t blocks, int threads, cudaStream_t stream,
+                           Arguments... arguments) {
+  const cudaError_t error = set_up_kernel<kKernel>(0);
+  if (error != cudaSuccess) return error;
+  kKernel<<<static_cast<unsigned>(blocks), threads, 0, stream>>>(arguments...);
+  return cudaGetLastError();
+}
+
 }  // namespace
 
 cudaError_t launch_landing_sort(const LandingWork& work, cudaStream_t stream) {

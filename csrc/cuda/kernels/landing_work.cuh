@@ -28,6 +28,7 @@ struct LandingWork {
   Divisor bands;         // of a plane
   uint32_t band_bins;
   int32_t offset_step, mask_step;  // bytes from pixel to pixel of a plane, -1 where they differ
+  bool keeps_bins;                 // in shared memory, of a plane
   uint32_t* starts;
   HeavyBin* heavy_bins;
   float* heavy_rows;
@@ -127,15 +128,6 @@ __device__ __forceinline__ void note_heavy(const LandingWork& work, uint32_t bin
   work.heavy_bins[heavy] = {bin, static_cast<int32_t>(begin), static_cast<int32_t>(begin + count),
                             0};
   work.records[begin].mask = __uint_as_float(heavy);
-}
-
-template <auto kKernel, typename... Arguments>
-cudaError_t launch_landing(int64_t blocks, int threads, cudaStream_t stream,
-                           Arguments... arguments) {
-  const cudaError_t error = set_up_kernel<kKernel>(0);
-  if (error != cudaSuccess) return error;
-  kKernel<<<static_cast<unsigned>(blocks), threads, 0, stream>>>(arguments...);
-  return cudaGetLastError();
 }
 
 // landing_planes.cu, landing_sort.cu: records and starts. landing_heavy.cu: sums of heavy bins.

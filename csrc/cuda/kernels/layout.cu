@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ptx_sm90.cuh"
 #include "sampling.cuh"
 
 namespace dcn {
@@ -51,6 +52,7 @@ __global__ void __launch_bounds__(kVectorThreads)
   constexpr int kVec = Tile::kVec, kPacked = Tile::kPacked;
   constexpr int kBlocks = Tile::kColumns / Tile::kBlock;
   __shared__ uint4 tile[Tile::kColumns][kWords / 4];
+  ptx::launch_dependents();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int32_t row0 = static_cast<int32_t>(blockIdx.x / col_tiles) * Tile::kRows;
   const int32_t col0 = static_cast<int32_t>(blockIdx.x % col_tiles) * Tile::kColumns;

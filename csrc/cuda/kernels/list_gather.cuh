@@ -119,18 +119,28 @@ class ListGather {
   __device__ __forceinline__ void add_bins(int r, float (&sums)[2][kElements]) const {
     const int32_t bin = plan_->bin[lane_ / 4 + 8 * r];
     if (bin < 0) return;
-#pragma unroll 1
-    for (int corner = 3; corner >= 0; --corner) {
-      // The bin of which this row is that corner.
+    // The bins of which this row is a corner; loads of all are on their way before one is waited
+    // for.
+    uint32_t begin[4], end[4], heavy[4];
+#pragma unroll
+    for (int corner = 0; corner < 4; ++corner) {
       const uint32_t* start =
           lists_.starts(tap_) + bin + (corner & 2 ? 0 : params_.shape.Q + 1) + (corner & 1 ? 0 : 1);
-      const uint32_t begin = __ldg(start), end = __ldg(start + 1) & ~kHeavyStart;
-      if (begin & kHeavyStart) {
-        const LandingRecord first = load_record(params_, begin & ~kHeavyStart);
-        add_heavy(int64_t{__float_as_uint(first.mask)} * 4 + corner, sums);
-        continue;
-      }
-      add_records(begin, end, corner, sums);
+      begin[corner] = __ldg(start);
+      end[corner] = __ldg(start + 1) & ~kHeavyStart;
+    }
+#pragma unroll
+    for (int corner = 0; corner < 4; ++corner) {
+      heavy[corner] = ~0u;
+      if ((begin[corner] & kHeavyStart) == 0) continue;
+      begin[corner] &= ~kHeavyStart;
+      heavy[corner] = __float_as_uint(load_record(params_, begin[corner]).mask);
+      begin[corner] = end[corner];  // no records
+    }
+    add_heavy(heavy, sums);
+#pragma unroll
+    for (int corner = 0; corner < 4; ++corner) {
+      add_records(begin[corner], end[corner], corner, sums);
     }
   }
   // All loads of kAtOnce are on their way before one is waited for; behind the last record they
@@ -157,13 +167,33 @@ class ListGather {
       }
     }
   }
-  __device__ __forceinline__ void add_heavy(int64_t row, float (&sums)[2][kElements]) const {
-    const float* const channels = params_.lists.heavy_rows + row * params_.layout.channels;
+  // `heavy`: the number of each corner's bin, or ~0.
+  __device__ __forceinline__ void add_heavy(const uint32_t (&heavy)[4],
+                                            float (&sums)[2][kElements]) const {
+    constexpr int kFours = kElements / 4;
 #pragma unroll
     for (int v = 0; v < 2; ++v) {
-      const auto first = static_cast<int32_t>((vectors_.at[v] - grad()) / kElementBytes);
+      const float* const first =
+          params_.lists.heavy_rows + (vectors_.at[v] - grad()) / kElementBytes;
+      float4 four[4][kFours] = {};
 #pragma unroll
-      for (int i = 0; i < kElements; ++i) sums[v][i] += __ldg(channels + first + i);
+      for (int corner = 0; corner < 4; ++corner) {
+        if (heavy[corner] == ~0u) continue;
+        const auto* row = reinterpret_cast<const float4*>(
+            first + (int64_t{heavy[corner]} * 4 + corner) * params_.layout.channels);
+#pragma unroll
+        for (int i = 0; i < kFours; ++i) four[corner][i] = __ldg(row + i);
+      }
+#pragma unroll
+      for (int corner = 0; corner < 4; ++corner) {
+#pragma unroll
+        for (int i = 0; i < kFours; ++i) {
+          sums[v][4 * i] += four[corner][i].x;
+          sums[v][4 * i + 1] += four[corner][i].y;
+          sums[v][4 * i + 2] += four[corner][i].z;
+          sums[v][4 * i + 3] += four[corner][i].w;
+        }
+      }
     }
   }
   __device__ __forceinline__ void load_row(int64_t bytes, uint4 (&vector)[2]) const {

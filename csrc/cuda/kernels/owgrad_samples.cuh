@@ -54,8 +54,8 @@ struct SamplingTarget {
     const float d2 = sample.has(2) ? dots.z : 0.f, d3 = sample.has(3) ? dots.w : 0.f;
     const uint32_t plane = params.walk.image.value, pixel = plan.pixel[row];
     const uint32_t n = params.walk.image.quotient(pixel);
-    const int32_t maps_before = static_cast<int32_t>(n) * (shape.D * shape.taps()) + map;
-    const int64_t begin = int64_t{maps_before} * static_cast<int32_t>(plane);
+    const int64_t maps_before = int64_t{n} * (shape.D * shape.taps()) + map;
+    const int64_t begin = maps_before * static_cast<int32_t>(plane);
     const int64_t at = begin + (pixel - n * plane);
     if (offset != nullptr) {
       const float m = plan.mask[row];

@@ -35,6 +35,9 @@ struct OwgradConfig : WgradConfig<Math_, kTile> {
   // warpgroup may be a step ahead, for the one after two more.
   static constexpr int kPlanAhead = kSlices == 1 ? 1 : 3;
   static constexpr int kPlannedSteps = kPlanAhead + 3;
+  // The first rows' corners are loaded in the step before, once its own are multiplied; with 256
+  // channels that costs more, in registers, than it saves.
+  static constexpr bool kLoadsEarly = kStages > 2;
   static constexpr int kPanelBytes = kStepPixels * kSliceBytes;
   static constexpr int kColumnStages = 2;  // of a warpgroup: one is written, one multiplied
   static constexpr int kColumnBytes = kColumnStages * kPanelBytes;
@@ -93,7 +96,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                                                           OwgradGather<Math>::vector(lane, 0));
 
   GradRing<Config> grad(grad_tiles, barriers, thread);
-  ptx::launch_dependents();
   StepPlanner<Math, 16, kStepPixels, Plan, kSlices> planner(params, ring, warp % 4 * kWarpPixels,
                                                             lane);
 
@@ -137,6 +139,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     planner.plan(2 * slice);
     if (kSlices > 1) __syncthreads();
     fill(0, ring[0]);
+    if (Config::kLoadsEarly) gather.load(0, ring[0], lane);
     int32_t place = 0;  // of the step in the ring
     uint32_t grad_tile = 0;
     // The step's values and its grad, of which those that the last one multiplied are free.
@@ -164,10 +167,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       const int32_t next = place + 1 == Config::kPlannedSteps ? 0 : place + 1;
       const uint32_t column = own_column + step % Config::kColumnStages * Config::kPanelBytes;
       const uint32_t tile = grad.wait();
-      // For the grad, the values and, at first, the weight. It waits for loads too, so new ones
-      // set out below.
+      // For the grad, the values and, at first, the weight. It waits for loads too: new ones set
+      // out below, or have been on their way for a while.
       ptx::async_proxy_fence();
-      gather.load(0, plan, lane);
+      if (!Config::kLoadsEarly) gather.load(0, plan, lane);
       // All four warps have written the values before, and have seen the end of the step before
       // that: its column tile is free.
       ptx::meet(1 + warpgroup, 128);
@@ -194,6 +197,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       uint32_t b[16];
       gather.pack(gcol, lane, b);
       gather.multiply(0, b, plan.dots[slice], lane);
+      if (Config::kLoadsEarly && more) gather.load(0, ring[next], lane);
       if (Config::kStages == 2) {
         release_previous(step);
         if (more) fill(step + 1, ring[next]);

@@ -61,6 +61,15 @@ struct PackWalk : PackWeightParams {
   bool pairs;  // two channels of 16 bits are one load
 };
 
+// Zeroes the counters: every kernel here.
+__device__ __forceinline__ void zero_counters(const PackWeightParams& params) {
+  const uint32_t block = blockIdx.x + gridDim.x * blockIdx.y;
+  for (uint32_t i = block * kThreads + threadIdx.x; i < params.counter_count;
+       i += gridDim.x * gridDim.y * kThreads) {
+    params.counters[i] = 0;
+  }
+}
+
 template <class Math, bool kForMmaSync>
 __global__ void __launch_bounds__(kThreads)
     dcn_pack_weight_kernel(const __grid_constant__ PackWalk params) {
@@ -71,10 +80,7 @@ __global__ void __launch_bounds__(kThreads)
   ptx::launch_dependents();
   const ConvShape& shape = params.shape;
   const FusedLayout& layout = params.layout;
-  for (uint32_t i = (blockIdx.x + gridDim.x * blockIdx.y) * kThreads + threadIdx.x;
-       i < params.counter_count; i += gridDim.x * gridDim.y * kThreads) {
-    params.counters[i] = 0;
-  }
+  zero_counters(params);
 
   const int32_t tile = params.units.quotient(blockIdx.x);  // of the groups' output channels
   const int32_t unit = blockIdx.x - tile * params.units.value;
@@ -155,6 +161,94 @@ __global__ void __launch_bounds__(kThreads)
   } else {
     pack(Loads<Bits>{});
   }
+  // The kernel behind waits for this one, and then finds the image too.
+  ptx::wait_for_previous_grid();
+}
+
+// The same for wgmma where output channels lie side by side, as those of a transposed weight do
+// that is channels_last: a block has the rows of a tile for one slice and tap, and turns them in
+// shared memory.
+template <class Math>
+__global__ void __launch_bounds__(kThreads)
+    dcn_pack_columns_kernel(const __grid_constant__ PackWalk params) {
+  using Element = typename Math::Element;
+  constexpr int kParts = weight_parts(Math::kKind);
+  constexpr int kChannels = 4 / sizeof(Element);  // of a register
+  constexpr int kSlice = kSliceBytes / sizeof(Element), kVec = kVectorBytes / sizeof(Element);
+  constexpr int kRowVectors = kPieceChannels / kVec;
+  __shared__ Vector<Element, kVec> columns[kSlice][kRowVectors];
+  ptx::launch_dependents();
+  const ConvShape& shape = params.shape;
+  const FusedLayout& layout = params.layout;
+  zero_counters(params);
+
+  const int32_t tile = params.units.quotient(blockIdx.x);  // of the groups' output channels
+  const int32_t unit = blockIdx.x - tile * params.units.value;
+  const int32_t tap = params.slices.quotient(unit), slice = unit - tap * params.slices.value;
+  const int32_t group = params.channel_tiles.quotient(tile);
+  const int32_t tile_in_group = tile - group * params.channel_tiles.value;
+  const int32_t first_k = tile_in_group * kPieceChannels;
+  const int32_t r = params.kernel_width.quotient(tap), s = tap - r * shape.S;
+  const Element* const from = static_cast<const Element*>(params.weight) + group * params.stride_g +
+                              r * params.stride_r + s * params.stride_s;
+#pragma unroll
+  for (int i = 0; i < kSlice * kRowVectors / kThreads; ++i) {
+    const int32_t at = i * kThreads + threadIdx.x;
+    const int32_t column = at / kRowVectors, k = first_k + at % kRowVectors * kVec;
+    const int32_t c = slice * kSlice + column;
+    Vector<Element, kVec> vector = {};
+    if (k < shape.output_channels_per_group() && c < layout.block_channels) {
+      vector = *reinterpret_cast<const Vector<Element, kVec>*>(from + c * params.stride_c + k);
+    }
+    columns[column][at % kRowVectors] = vector;
+  }
+  __syncthreads();
+
+  const int32_t first_tap = tap / layout.chunk_taps * layout.chunk_taps;
+  const int32_t chunk_taps = min(layout.chunk_taps, shape.taps() - first_tap);
+  const int32_t step = first_tap * layout.slices + slice * chunk_taps + tap - first_tap;
+  const int32_t tile_bytes = kPieceChannels * kSliceBytes;
+  const int32_t part_bytes = params.channel_tiles.value * tile_bytes;
+  uint8_t* const to = static_cast<uint8_t*>(params.packed) +
+                      (int64_t{group} * layout.steps + step) * kParts * part_bytes +
+                      tile_in_group * tile_bytes;
+#pragma unroll
+  for (int i = 0; i < kPieceChannels * 8 / kThreads; ++i) {
+    const int32_t row = threadIdx.x % kPieceChannels;
+    const int32_t vector = i * (kThreads / kPieceChannels) + threadIdx.x / kPieceChannels;
+    const int32_t k = tile_channel(row);
+    uint32_t value[kParts][4];
+#pragma unroll
+    for (int quad = 0; quad < 4; ++quad) {
+      const int32_t first = (vector / 4 * 16 + quad * 4 + vector % 4) * kChannels;
+      Vector<Element, kChannels> split[kParts];
+#pragma unroll
+      for (int e = 0; e < kChannels; ++e) {
+        Math::split(reinterpret_cast<const Element*>(columns[first + e])[k], split, e);
+      }
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        value[part][quad] = reinterpret_cast<const uint32_t&>(split[part]);
+      }
+    }
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      *reinterpret_cast<uint4*>(to + part * part_bytes + row * kSliceBytes +
+                                (vector ^ row % 8) * kVectorBytes) =
+          uint4{value[part][0], value[part][1], value[part][2], value[part][3]};
+    }
+  }
+}
+
+// Whether that kernel is for this weight.
+bool in_columns(const PackWeightParams& params) {
+  const int64_t bytes = element_bytes(params.math);
+  const int64_t strides = params.stride_g | params.stride_c | params.stride_r | params.stride_s |
+                          params.shape.output_channels_per_group();
+  return !params.for_mma_sync && params.stride_k == 1 && params.tile_channels == kPieceChannels &&
+         params.layout.blocks == 1 && !params.layout.padded() &&
+         strides * bytes % kVectorBytes == 0 &&
+         reinterpret_cast<uintptr_t>(params.weight) % kVectorBytes == 0;
 }
 
 // Whether two channels that follow one another lie side by side, and aligned, for every tap.
@@ -179,9 +273,15 @@ cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
   walk.channel_tiles = Divisor(static_cast<uint32_t>(channel_tiles));
   walk.kernel_width = Divisor(params.shape.S);
   walk.pairs = in_pairs(params);
+  if (!kForMmaSync && in_columns(params)) {
+    const unsigned blocks = params.shape.G * channel_tiles * layout.slices * params.shape.taps();
+    walk.units = Divisor(static_cast<uint32_t>(layout.slices * params.shape.taps()));
+    return launch_kernel<dcn_pack_columns_kernel<Math>>(blocks, kThreads, 0, stream, walk);
+  }
   const dim3 grid(static_cast<unsigned>(params.shape.G * channel_tiles * units),
                   params.tile_channels / kRows);
-  return launch_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(grid, kThreads, 0, stream, walk);
+  return launch_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(grid, kThreads, 0, stream, walk,
+                                                                  params.beside_conversion);
 }
 
 template <class Math>

@@ -56,6 +56,14 @@ __device__ __forceinline__ void barrier_arrive_after_copies(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
+// 16 bytes, in the order of the program: the compiler would rather load where they are used.
+__device__ __forceinline__ uint4 load_shared(uint32_t from) {
+  uint4 vector;
+  asm volatile("ld.volatile.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(vector.x), "=r"(vector.y), "=r"(vector.z), "=r"(vector.w)
+               : "r"(from));
+  return vector;
+}
 __device__ __forceinline__ void store_vector(uint32_t to, const uint32_t (&v)[4]) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v[0]), "r"(v[1]),
                "r"(v[2]), "r"(v[3])
@@ -98,6 +106,33 @@ __device__ __forceinline__ int unkept(int value) {
   asm volatile("mov.b32 %0, %1;" : "=r"(here) : "r"(value));
   return here;
 }
+
+// Add to a word of shared memory where `exists`, without a branch; the second one returns what was
+// there, and 0 where nothing is added.
+__device__ __forceinline__ void shared_add_if(bool exists, uint32_t to, uint32_t value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred exists;\n"
+      "setp.ne.s32 exists, %2, 0;\n"
+      "@exists red.shared.add.u32 [%0], %1;\n"
+      "}" ::"r"(to),
+      "r"(value), "r"(static_cast<int>(exists))
+      : "memory");
+}
+__device__ __forceinline__ uint32_t shared_fetch_add_if(bool exists, uint32_t to, uint32_t value) {
+  uint32_t before = 0;
+  asm volatile(
+      "{\n"
+      ".reg .pred exists;\n"
+      "setp.ne.s32 exists, %3, 0;\n"
+      "@exists atom.shared.add.u32 %0, [%1], %2;\n"
+      "}"
+      : "+r"(before)
+      : "r"(to), "r"(value), "r"(static_cast<int>(exists))
+      : "memory");
+  return before;
+}
+
 // One instruction, where the compiler would multiply 64 bits by 64.
 __device__ __forceinline__ const uint8_t* step_ahead(const uint8_t* from, int32_t steps,
                                                      int32_t bytes) {

@@ -93,7 +93,9 @@ __device__ __forceinline__ void launch_dependents() {
 #endif
 }
 __device__ __forceinline__ void wait_for_previous_grid() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 // Registers of each thread of this warpgroup from here on, a multiple of 8: some warpgroups give up
 // what others take.

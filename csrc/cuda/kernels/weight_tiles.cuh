@@ -18,15 +18,15 @@ struct WeightSource {
   uint32_t bytes, part_stride, step_stride;
 };
 
-// A step's parts, each to its place in a tile; fewer bytes than it has leave the rest as it was.
+// The first step's parts, each to its place in a tile; fewer bytes than it has leave the rest as it
+// was.
 template <int kTileBytes, int kParts>
-__device__ __forceinline__ void copy_tile(const WeightSource& source, int32_t step, uint32_t to,
+__device__ __forceinline__ void copy_tile(const WeightSource& source, uint32_t to,
                                           uint32_t barrier) {
-  const uint8_t* from = source.tiles + int64_t{step} * source.step_stride;
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
-    ptx::bulk_copy_expected(to + part * (kTileBytes / kParts), from + part * source.part_stride,
-                            source.bytes, barrier);
+    ptx::bulk_copy_expected(to + part * (kTileBytes / kParts),
+                            source.tiles + part * source.part_stride, source.bytes, barrier);
   }
 }
 
@@ -45,13 +45,14 @@ class ResidentWeights {
   // Where the shared memory of the tiles ends.
   __device__ __forceinline__ uint32_t end() const { return arrived_ + kBarrierBytes; }
 
-  __device__ __forceinline__ void start(const WeightSource& source) {
+  __device__ __forceinline__ void start(WeightSource source) {
     if (thread_ != 0) return;
     ptx::wait_for_previous_grid();  // it packs the weight
     const int32_t steps = (arrived_ - tiles_) / kTileBytes;
     ptx::expect_bytes(arrived_, steps * kParts * source.bytes);
     for (int32_t i = 0; i < steps; ++i) {
-      copy_tile<kTileBytes, kParts>(source, i, tiles_ + i * kTileBytes, arrived_);
+      copy_tile<kTileBytes, kParts>(source, tiles_ + i * kTileBytes, arrived_);
+      source.tiles += source.step_stride;
     }
   }
   __device__ __forceinline__ uint32_t wait() {
@@ -72,11 +73,31 @@ class ResidentWeights {
   bool here_ = false;
 };
 
-// What the thread that asks has asked for. It lies in shared memory: no other thread has a register
-// to lose for it.
+// What the thread that asks is going to ask for. It lies in shared memory, two vectors: no other
+// thread has a register to lose for it.
 struct WeightRequests {
-  WeightSource source;
-  int32_t steps, next, left;  // left: over all passes
+  WeightSource source;                              // its tiles: from the next one on
+  int32_t left, left_of_pass;                       // tiles
+  int32_t steps;                                    // of a pass
+  static constexpr uint32_t kFixed = kVectorBytes;  // the second vector begins there
+
+  static __device__ __forceinline__ WeightRequests load(uint32_t from) {
+    const uint4 next = ptx::load_shared(from), fixed = ptx::load_shared(from + kFixed);
+    const auto address = static_cast<uint64_t>(next.y) << 32 | next.x;
+    return {{reinterpret_cast<const uint8_t*>(address), fixed.x, fixed.y, fixed.z},
+            static_cast<int32_t>(next.z),
+            static_cast<int32_t>(next.w),
+            static_cast<int32_t>(fixed.w)};
+  }
+  __device__ __forceinline__ void store_next(uint32_t to) const {
+    const auto address = reinterpret_cast<uint64_t>(source.tiles);
+    ptx::store_vector(to, {static_cast<uint32_t>(address), static_cast<uint32_t>(address >> 32),
+                           static_cast<uint32_t>(left), static_cast<uint32_t>(left_of_pass)});
+  }
+  __device__ __forceinline__ void store_fixed(uint32_t to) const {
+    ptx::store_vector(to + kFixed, {source.bytes, source.part_stride, source.step_stride,
+                                    static_cast<uint32_t>(steps)});
+  }
 };
 
 template <int kTileBytes, int kParts, int kStages, int kWarps>
@@ -85,7 +106,9 @@ class WeightRing {
   __device__ __forceinline__ WeightRing(uint32_t shared, int32_t steps, int32_t passes, int thread)
       : tiles_(shared), thread_(thread) {
     if (thread_ == 0) {
-      requests() = {{}, steps, 0, steps * passes};
+      const WeightRequests requests{{}, steps * passes, steps, steps};
+      requests.store_next(at_requests());
+      requests.store_fixed(at_requests());
       for (int i = 0; i < kStages; ++i) {
         ptx::barrier_init(full(i), 1);
         ptx::barrier_init(empty(i), kWarps);
@@ -99,9 +122,11 @@ class WeightRing {
 
   __device__ __forceinline__ void start(const WeightSource& source) {
     if (thread_ != 0) return;
-    requests().source = source;
+    WeightRequests requests = WeightRequests::load(at_requests());
+    requests.source = source;
+    requests.store_fixed(at_requests());
     ptx::wait_for_previous_grid();  // it packs the weight
-    for (int i = 0; i < kStages - 1; ++i) ask(i);
+    for (int i = 0; i < kStages - 1; ++i) ask(i, requests);
   }
   __device__ __forceinline__ uint32_t wait() {
     ptx::barrier_wait(full(stage_), phase_);
@@ -118,8 +143,9 @@ class WeightRing {
     ptx::barrier_arrive(empty(previous));
     if (thread_ != 0) return;
     const uint32_t before = previous == 0 ? kStages - 1 : previous - 1;
+    WeightRequests requests = WeightRequests::load(at_requests());  // while the barrier is asked
     ptx::barrier_wait(empty(before), before > stage_ ? phase_ ^ 1u : phase_);
-    ask(before);
+    ask(before, requests);
   }
   __device__ __forceinline__ void advance() {
     if (++stage_ == kStages) {
@@ -134,18 +160,20 @@ class WeightRing {
     return tiles_ + kStages * kTileBytes + i * 8;
   }
   __device__ __forceinline__ uint32_t empty(uint32_t i) const { return full(i) + 64; }
-  static __device__ __forceinline__ WeightRequests& requests() {
-    __shared__ WeightRequests requests;
-    return requests;
-  }
+  __device__ __forceinline__ uint32_t at_requests() const { return full(0) + kBarrierBytes / 2; }
 
-  __device__ __forceinline__ void ask(uint32_t stage) {
-    WeightRequests now = requests();
-    if (now.left == 0) return;
-    ptx::expect_bytes(full(stage), kParts * now.source.bytes);
-    copy_tile<kTileBytes, kParts>(now.source, now.next, tiles_ + stage * kTileBytes, full(stage));
-    requests().next = now.next + 1 == now.steps ? 0 : now.next + 1;
-    requests().left = now.left - 1;
+  __device__ __forceinline__ void ask(uint32_t stage, WeightRequests& requests) {
+    if (requests.left == 0) return;
+    WeightSource& source = requests.source;
+    ptx::expect_bytes(full(stage), kParts * source.bytes);
+    copy_tile<kTileBytes, kParts>(source, tiles_ + stage * kTileBytes, full(stage));
+    source.tiles += source.step_stride;
+    --requests.left;
+    if (--requests.left_of_pass == 0) {
+      source.tiles -= int64_t{requests.steps} * source.step_stride;
+      requests.left_of_pass = requests.steps;
+    }
+    requests.store_next(at_requests());
   }
 
   const uint32_t tiles_;

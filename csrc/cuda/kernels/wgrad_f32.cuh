@@ -100,7 +100,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int lane = threadIdx.x % 32, warp = kept(threadIdx.x / 32);
   if (threadIdx.x == 0) WgradF32Ring<Config>::init(stages);
   __syncthreads();
-  ptx::launch_dependents();
 
   if (warp < Config::kWarps) {
     ptx::give_up_registers<Config::kGatherRegisters>();

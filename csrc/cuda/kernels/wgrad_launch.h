@@ -29,6 +29,10 @@ inline void lay_out_steps(WgradParams& params) {
   params.channel_tiles = static_cast<int32_t>(work.channel_tiles);
   params.steps = static_cast<int32_t>(work.steps);
   params.all_steps = work.all_steps();
+  if (params.early_ctas == 0) {
+    params.early_ctas = params.ctas;
+    params.early_steps = params.all_steps;
+  }
   params.walk = pixel_walk(shape, kWgradCellHeight);
   params.kernel_width = Divisor(shape.S);
 }

@@ -113,7 +113,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       column_tile + Config::place(warp % 4 * kWarpPixels + lane / 8, lane % 8);
 
   GradRing<Config> grad(grad_tiles, barriers, thread);
-  ptx::launch_dependents();
   StepPlanner<Math, 16, kStepPixels> planner(params, ring, warp % 4 * kWarpPixels, lane);
 
   for (WgradSegments<Config> segment(params); segment.next(params);) {

@@ -110,6 +110,16 @@ inline void __syncthreads() {
   const emulation::Index& size = emulation::block_size;
   emulation::meet_block(0, size.x * size.y * size.z);
 }
+// Of the whole CTA: the count of who said so lies in memory between two meetings.
+inline bool __syncthreads_or(bool vote) {
+  static thread_local uint32_t votes;
+  __syncthreads();
+  if (emulation::thread() == 0) votes = 0;
+  __syncthreads();
+  votes += vote;
+  __syncthreads();
+  return votes != 0;
+}
 inline void __syncwarp() { emulation::meet_warp(emulation::Meeting::kSync, 0); }
 inline uint32_t __ballot_sync(uint32_t, bool vote) {
   const uint64_t* votes = emulation::meet_warp(emulation::Meeting::kVote, vote);
@@ -146,6 +156,14 @@ template <typename T>
 T __shfl_down_sync(uint32_t, T value, int distance, int width = 32) {
   const int lane = emulated_lane();
   return emulated_shuffle(value, lane % width + distance < width ? lane + distance : lane);
+}
+template <typename T>
+T __reduce_add_sync(uint32_t, T value) {
+  const uint64_t* all =
+      emulation::meet_warp(emulation::Meeting::kReduce, static_cast<uint64_t>(value));
+  T sum = 0;
+  for (int lane = 0; lane < 32; ++lane) sum += static_cast<T>(all[lane]);
+  return sum;
 }
 template <typename T>
 T __reduce_max_sync(uint32_t, T value) {

@@ -48,8 +48,10 @@ DgradResult run_dgrad(const Convolution& conv, const GemmRun& run, int heavy = d
   params.irregular = reinterpret_cast<dcn::IrregularTiles*>(irregular.data());
   params.lists = {lists.records.data(), lists.starts.data(), lists.heavy_rows.data()};
   params.channels_per_offset_group = shape.channels_per_offset_group();
-  if (dcn::launch_dgrad_math<Math>(params, run.tile, run.multiprocessors, nullptr) != cudaSuccess) {
-    fail("no such tile");
+  for (const int tile : {run.tile, dcn::kIrregularDgrad}) {
+    if (dcn::launch_dgrad_math<Math>(params, tile, run.multiprocessors, nullptr) != cudaSuccess) {
+      fail("no such tile");
+    }
   }
   if (!output.guards_intact() || !irregular.guards_intact()) {
     fail("write outside an array");

@@ -17,6 +17,10 @@ constexpr Sizes kSizes[] = {
     {1, 256, 6, 9, 72, 3, 2, 1, 2, 1, 1, 1, /*mask=*/false},
     {3, 3, 5, 4, 5, 5, 1, 1, 1, 1, 2},
     {1, 8, 7, 7, 64, 7, 7, 1, 1, 1, 3},
+    // Lines of whole vectors of 4, 8 and 2 pixels.
+    {2, 24, 6, 20, 40, 3, 3},
+    {2, 24, 5, 24, 40, 3, 3},
+    {2, 24, 5, 10, 40, 3, 3},
 };
 
 template <class Math>
@@ -39,7 +43,7 @@ TYPED_TEST(Dgrad, EveryTile) {
       GemmRun run;
       run.tile = tile;
       run.split_k = 1 + static_cast<int>(number + tile) % dcn::kMostParts;
-      run.nchw = number % 2 == 0;
+      run.nchw = number % 2 == 0 || sizes.W % 2 == 0;
       if (!dgrad_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
       seed(number);
       const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/1.f, number);
@@ -118,6 +122,23 @@ TYPED_TEST(Dgrad, NoNumberStaysWhereItBelongs) {
   conv.mask[80] = std::numeric_limits<float>::quiet_NaN();
   const DgradResult result = this->check(conv, GemmRun{}, dcn::kHeavyBin, "infinity");
   EXPECT_GT(result.irregular_tiles, 0);
+}
+
+// Nine blocks of 4 x 4 pixels: warps of the last tile that have none gather the last block too.
+TYPED_TEST(Dgrad, TheLastBlockIsIrregular) {
+  for (int tile = 0; tile < dcn::kDgradTileCount; ++tile) {
+    for (uint32_t order = 1; order <= 6; ++order) {
+      Convolution conv(Sizes{1, 20, 12, 12, 40}, kBits<TypeParam>, 0.f, 7);
+      if (!dgrad_fits(conv.shape, TypeParam::kKind, tile, 1)) continue;
+      conv.grad[(11 * 12 + 11) * 40 + 3] = std::numeric_limits<float>::infinity();
+      GemmRun run;
+      run.tile = tile;
+      run.multiprocessors = 1;
+      seed(order);
+      const DgradResult result = this->check(conv, run, dcn::kHeavyBin, "infinity in the corner");
+      EXPECT_GT(result.irregular_tiles, 0);
+    }
+  }
 }
 
 }  // namespace

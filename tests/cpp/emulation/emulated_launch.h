@@ -12,7 +12,7 @@ cudaError_t set_up_kernel(int) {
 
 template <auto kKernel, typename Params>
 cudaError_t launch_kernel(dim3 grid, int threads, int64_t shared_bytes, cudaStream_t,
-                          const Params& params) {
+                          const Params& params, bool = false) {
   emulation::launch(grid, dim3(threads), 1, shared_bytes, [&] { kKernel(params); });
   return cudaSuccess;
 }

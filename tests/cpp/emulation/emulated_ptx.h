@@ -36,6 +36,12 @@ inline void bulk_copy_expected(uint32_t to, const void* from, uint32_t bytes, ui
   emulation::bulk_copy(to, from, bytes, barrier);
 }
 
+inline uint4 load_shared(uint32_t from) {
+  if (from % 16 != 0) emulation::fail("misaligned load");
+  uint4 vector;
+  std::memcpy(&vector, emulation::shared_at(from), 16);
+  return vector;
+}
 inline void store_vector(uint32_t to, const uint32_t (&v)[4]) {
   if (to % 16 != 0) emulation::fail("misaligned store");
   std::memcpy(emulation::shared_at(to), v, 16);
@@ -56,6 +62,16 @@ inline uint32_t round_to_tf32(float value) {
 // From the lane's own.
 inline int kept(int value) { return __shfl_sync(~0u, value, emulated_lane()); }
 inline int unkept(int value) { return value; }
+inline uint32_t shared_fetch_add_if(bool exists, uint32_t to, uint32_t value) {
+  if (!exists) return 0;
+  uint32_t before;
+  std::memcpy(&before, emulation::shared_at(to), sizeof before);
+  store_word(to, before + value);
+  return before;
+}
+inline void shared_add_if(bool exists, uint32_t to, uint32_t value) {
+  shared_fetch_add_if(exists, to, value);
+}
 inline const uint8_t* step_ahead(const uint8_t* from, int32_t steps, int32_t bytes) {
   return from + int64_t{steps} * bytes;
 }

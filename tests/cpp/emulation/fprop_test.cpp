@@ -18,6 +18,10 @@ constexpr Sizes kSizes[] = {
     {1, 128, 6, 9, 320, 3, 2, 1, 2, 1, 1, 1, /*mask=*/false},
     {3, 3, 5, 4, 5, 5, 1, 1, 1, 1, 2},
     {1, 8, 7, 7, 64, 7, 7, 1, 1, 1, 3},
+    // Lines of whole vectors of 4, 8 and 2 pixels.
+    {2, 24, 6, 20, 40, 3, 3},
+    {2, 24, 5, 24, 40, 3, 3},
+    {2, 24, 5, 10, 40, 3, 3},
 };
 
 // Offset groups narrower than a slice, of 8, 4, 6, 10, 15, 16, 32 and 1 channels: lanes plan
@@ -51,7 +55,7 @@ TYPED_TEST(Fprop, EveryTile) {
       GemmRun run;
       run.tile = tile;
       run.split_k = 1 + static_cast<int>(number + tile) % dcn::kMostParts;
-      run.nchw = number % 2 == 0;
+      run.nchw = number % 2 == 0 || sizes.W % 2 == 0;
       if (!fprop_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
       seed(number);
       const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
@@ -71,7 +75,7 @@ TYPED_TEST(Fprop, EveryNarrowTile) {
       GemmRun run;
       run.tile = tile;
       run.split_k = 1 + static_cast<int>(number + tile) % 3;
-      run.nchw = number % 2 == 0;
+      run.nchw = number % 2 == 0 || sizes.W % 2 == 0;
       run.short_offset = kShortMaps && (number + tile) % 2 == 0;
       run.short_mask = number % 5 == 0 ? kShortMaps : run.short_offset;
       if (!fprop_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;

@@ -47,8 +47,7 @@ OwgradResult run_owgrad(const Convolution& conv, int tile, int ctas) {
   }
   allow_nothing();
   return {to_host(grad_offset, static_cast<int64_t>(conv.offset.size())),
-          to_host(grad_mask, static_cast<int64_t>(conv.mask.size())),
-          to_host(arrays.weight, static_cast<int64_t>(conv.weight.size()))};
+          to_host(grad_mask, static_cast<int64_t>(conv.mask.size())), arrays.weight_on_host(shape)};
 }
 
 }  // namespace emulation

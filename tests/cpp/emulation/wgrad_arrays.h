@@ -1,6 +1,9 @@
 // What the kernels of the weight gradient read and write, in the emulator's memory.
 #pragma once
 
+#include <algorithm>
+#include <vector>
+
 #include "cuda/kernels/wgrad_params.h"
 #include "runs.h"
 #include "wgrad_plan.h"
@@ -31,21 +34,42 @@ struct WgradArrays {
     params.mask = map_of(shape, conv.has_mask ? mask.data() : nullptr, shape.D * shape.taps());
     params.grad = grad.data();
     params.grad_weight = weight.data();
-    params.stride_k = int64_t{shape.channels_per_group()} * shape.taps();
-    params.stride_c = shape.taps();
-    params.stride_r = shape.S;
-    params.stride_s = 1;
+    const int64_t channels = shape.channels_per_group();
+    channels_last = plan.ctas % 2 == 0;
+    params.stride_k = channels * shape.taps();
+    params.stride_c = channels_last ? 1 : shape.taps();
+    params.stride_s = channels_last ? channels : 1;
+    params.stride_r = shape.S * params.stride_s;
     params.tile = plan.tile;
     params.ctas = plan.ctas;
     params.partial = reinterpret_cast<float*>(partial.data());
     dcn::lay_out_steps(params);
+    if (plan.ctas > 2) {
+      params.early_ctas = plan.ctas / 2;
+      const int64_t late = params.ctas - params.early_ctas;
+      params.early_steps = params.all_steps - std::max(late, params.all_steps / 5);
+    }
+  }
+
+  // Its gradient, [K, C/G, R, S].
+  std::vector<float> weight_on_host(const dcn::ConvShape& shape) {
+    const int64_t channels = shape.channels_per_group(), taps = shape.taps();
+    const std::vector<float> stored = to_host(weight, shape.K * channels * taps);
+    if (!channels_last) return stored;
+    std::vector<float> result(stored.size());
+    for (int64_t i = 0; i < static_cast<int64_t>(stored.size()); ++i) {
+      const int64_t k = i / (channels * taps), c = i / taps % channels, tap = i % taps;
+      result[static_cast<size_t>(i)] = stored[static_cast<size_t>((k * taps + tap) * channels + c)];
+    }
+    return result;
   }
 
   const dcn::FusedLayout layout, grad_layout;
   DeviceArray<Element> image, grad;
   DeviceArray<float> offset, mask;
   DeviceArray<uint8_t> partial;
-  DeviceArray<Element> weight;  // its gradient, [K, C/G, R, S]
+  DeviceArray<Element> weight;
+  bool channels_last;  // of its gradient
 };
 
 }  // namespace emulation

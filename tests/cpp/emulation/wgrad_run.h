@@ -28,7 +28,7 @@ std::vector<float> run_wgrad(const Convolution& conv, int tile, int ctas) {
   if (!arrays.weight.guards_intact() || !arrays.partial.guards_intact())
     fail("write outside an array");
   allow_nothing();
-  return to_host(arrays.weight, static_cast<int64_t>(conv.weight.size()));
+  return arrays.weight_on_host(conv.shape);
 }
 
 }  // namespace emulation
