@@ -96,8 +96,8 @@ struct PairedSample {
   bool outside;                // worth 0, whatever is read
 };
 
-// The corner before a coordinate, which is below 2^22, and the fraction of the way from there: the
-// sum with 1.5 * 2^23, rounded down, holds the floor in its last bits.
+// The corner before a coordinate, and the fraction of the way from there: the sum with 1.5 * 2^23,
+// rounded down, holds the floor in its last bits, up to 2^22. Anything else has a corner beyond.
 struct Floored {
   int32_t corner;
   float fraction;
@@ -109,8 +109,10 @@ DCN_HOST_DEVICE Floored floored(float at) {
   const float sum = __fadd_rd(at, kFloor);
   return {__float_as_int(sum) - kFloorBits, at - (sum - kFloor)};
 #else
+  constexpr float kMost = 4194304.f;
   const float floor = std::floor(at);
-  return {static_cast<int32_t>(floor), at - floor};
+  const bool held = floor >= -kMost && floor < kMost;
+  return {held ? static_cast<int32_t>(floor) : static_cast<int32_t>(kMost), at - floor};
 #endif
 }
 
@@ -147,29 +149,37 @@ DCN_HOST_DEVICE PairedSample make_paired_sample(float y, float x, float mask, in
   return result;
 }
 
-// A sample of a window: a copy of a rectangle of the image, with zeros where it reaches beyond the
-// image. There, corners are read without a look at the image's border.
+// A sample of a window: a copy of a rectangle of the image, from pixel (y, x) on, with zeros where
+// it reaches beyond the image. There, corners are read without a look at the image's border.
 struct WindowSample {
-  int32_t y0, x0;   // of corner 0
-  float weight[4];  // times the mask
+  uint32_t row, column;  // of corner 0 in the window; beyond it where the sample is not there
+  float ly, lx;
 };
-
-// Whether a sample is one, for a window whose corners 0 are in [top, bottom) x [left, right). A
-// sample on the line before the first row or column of pixels is outside, but has a corner among
-// them; and a mask that is not finite would make NaN of zero. Both are left to make_paired_sample.
-DCN_HOST_DEVICE bool in_window(float y, float x, float mask, float top, float bottom, float left,
-                               float right) {
-  // No && and no branch: nearly always all of it holds.
-  const bool between = (y >= top) & (y < bottom) & (x >= left) & (x < right);
-  const bool finite = (mask < 0.f ? -mask : mask) <= std::numeric_limits<float>::max();
-  return between & (y != -1.f) & (x != -1.f) & finite;
+DCN_HOST_DEVICE WindowSample window_sample(float y, float x, int32_t window_y, int32_t window_x) {
+  const Floored row = floored(y), column = floored(x);
+  return {static_cast<uint32_t>(row.corner) - static_cast<uint32_t>(window_y),
+          static_cast<uint32_t>(column.corner) - static_cast<uint32_t>(window_x), row.fraction,
+          column.fraction};
 }
 
-DCN_HOST_DEVICE WindowSample make_window_sample(float y, float x, float mask) {
-  const Floored row = floored(y), column = floored(x);
-  const float top = mask * (1.f - row.fraction), bottom = mask * row.fraction;
-  const float left = 1.f - column.fraction, right = column.fraction;
-  return {row.corner, column.corner, {top * left, top * right, bottom * left, bottom * right}};
+// Whether a sample is one, for a window with corners 0 in so many rows and columns. A sample on the
+// line before the first row or column of pixels is outside, but has a corner among them; and a mask
+// that is not finite would make NaN of zero. Both are left to make_paired_sample.
+DCN_HOST_DEVICE bool in_window(float y, float x, float mask, const WindowSample& sample,
+                               uint32_t rows, uint32_t columns) {
+  // No && and no branch: nearly always all of it holds.
+  const bool finite = std::fabs(mask) <= std::numeric_limits<float>::max();
+  return (sample.row < rows) & (sample.column < columns) & (y != -1.f) & (x != -1.f) & finite;
+}
+
+// Times the mask. Weights of two rows (columns) that are 0 and 1 are exact.
+struct WindowWeights {
+  float weight[4];
+};
+DCN_HOST_DEVICE WindowWeights window_weights(const WindowSample& sample, float mask) {
+  const float bottom = mask * sample.ly, top = mask - bottom;
+  const float right = top * sample.lx, bottom_right = bottom * sample.lx;
+  return {{top - right, right, bottom - bottom_right, bottom_right}};
 }
 
 }  // namespace dcn

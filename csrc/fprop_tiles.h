@@ -50,10 +50,10 @@ constexpr FpropTile kFpropTiles[] = {
     {128, 128, false, 4, 2, true, {844, 900, 1530}},
     // A gather serves 256 channels; 3 stages keep the L1 at 92 KB.
     {128, 256, false, 3, 2, true, {1110, 1195, 0}},
-    // With offsets of 1 pixel. (A tile of 256 pixels took 1.6 times as long with 4 pixels.)
-    {192, 64, true, 4, 1, false, {1750, 1560, 0}},
-    {128, 64, true, 4, 1, false, {0, 0, 1900}},
-    {128, 128, true, 4, 1, false, {2130, 1520, 0}},
+    // With offsets of 1 pixel, all rows there. 16 warps have 128 registers each; 3xTF32 needs 168.
+    {256, 64, true, 6, 1, false, {2110, 1860, 0}},
+    {192, 64, true, 4, 1, false, {0, 0, 2290}},
+    {128, 128, true, 4, 1, false, {1470, 1380, 0}},
     // For 8.0. Stages hold half a weight tile.
     {128, 128, false, 3, 1, false, {2720, 2820, 0}, 80, 32, 2},
     {128, 64, false, 4, 1, false, {2360, 2460, 4330}, 80, 32, 2},
@@ -105,6 +105,51 @@ constexpr int window_pixels(const FpropTile& tile) {
   if (!tile.narrow || tile.architecture == 80) return 0;
   constexpr int kAround = 2 * kWindowMargin + 3;
   return (tile.pixels / kWarpPixels + kAround) * (kWarpPixels + kAround);
+}
+
+// Such a tile is a cell of the output of one image: up to tile.pixels / 16 rows of 16 pixels. An
+// image has strips of cells of two heights, chosen so that multiprocessors end at the same time:
+// they walk the tall ones first.
+struct WindowCells {
+  int32_t columns = 0, tall_strips = 0, strips = 0;  // of an image; strips: of both heights
+  int32_t tall_rows = 0, rows = 0;
+};
+inline int64_t tall_tiles(const ConvShape& shape, const WindowCells& cells) {
+  return int64_t{shape.N} * cells.columns * cells.tall_strips;
+}
+inline int64_t tiles_in(const ConvShape& shape, const WindowCells& cells) {
+  return int64_t{shape.N} * cells.columns * cells.strips;
+}
+// What a tile takes beside its rows, in rows.
+constexpr int kRowsOfATurn = 6;
+// Rows of the tiles that one multiprocessor serves of `at_once`, one after the other.
+inline int64_t rows_in_turn(const ConvShape& shape, const WindowCells& cells, int64_t at_once) {
+  const int64_t tall = tiles_of(tall_tiles(shape, cells), at_once);
+  const int64_t turns = tiles_of(tiles_in(shape, cells), at_once);
+  return tall * cells.tall_rows + (turns - tall) * cells.rows + turns * kRowsOfATurn;
+}
+inline WindowCells window_cells(const ConvShape& shape, const FpropTile& tile, int64_t at_once) {
+  constexpr int kLowRows[] = {12, 8, 4};
+  const int32_t most = tile.pixels / kWarpPixels;
+  const auto columns = static_cast<int32_t>(tiles_of(shape.Q, kWarpPixels));
+  const int64_t strip = int64_t{shape.N} * columns;
+  const int64_t strips = tiles_of(shape.P, most), turns = tiles_of(strip * strips, at_once);
+  WindowCells best{columns, static_cast<int32_t>(strips), static_cast<int32_t>(strips), most, most};
+  int64_t best_rows = turns * (most + kRowsOfATurn);
+  // Low cells in the last turn or two.
+  for (int64_t tall_turns = turns > 2 ? turns - 2 : 0; tall_turns < turns; ++tall_turns) {
+    const auto tall = static_cast<int32_t>(tall_turns * at_once / strip);
+    for (const int32_t rows : kLowRows) {
+      if (rows >= most) continue;
+      const int64_t low = tiles_of(shape.P - tall * most, rows);
+      const WindowCells cells{columns, tall, tall + static_cast<int32_t>(low), most, rows};
+      const int64_t in_turn = rows_in_turn(shape, cells, at_once);
+      if (in_turn >= best_rows) continue;
+      best = cells;
+      best_rows = in_turn;
+    }
+  }
+  return best;
 }
 constexpr int kTileAlignment = 1024;  // of swizzled tiles
 constexpr int kBarrierBytes = 256;

@@ -81,9 +81,17 @@ int64_t estimate(const ConvShape& shape, const FusedLayout& layout, const FusedP
   const FpropTile& tile = kFpropTiles[plan.tile];
   const Work work = work_of(shape, tile);
   const int64_t steps = tiles_of(layout.steps, plan.split_k);
-  const int64_t rounds =
-      tiles_of(work.pixel_tiles * work.channel_tiles,
-               tiles_at_once(tile, plan.math, plan.split_k, steps, multiprocessors));
+  const int64_t at_once = tiles_at_once(tile, plan.math, plan.split_k, steps, multiprocessors);
+  if (tile.narrow && tile.architecture == 90) {
+    const int64_t columns = std::max<int64_t>(at_once / work.channel_tiles, 1);
+    const WindowCells cells = window_cells(shape, tile, columns);
+    const int64_t walks = tiles_of(work.channel_tiles * columns, at_once);
+    const int64_t turns = tiles_of(tiles_in(shape, cells), columns);
+    return walks * (rows_in_turn(shape, cells, columns) * steps * step_ns(tile, plan.math) /
+                        (tile.pixels / kWarpPixels + kRowsOfATurn) +
+                    turns * exchange_ns(tile, plan.split_k));
+  }
+  const int64_t rounds = tiles_of(work.pixel_tiles * work.channel_tiles, at_once);
   return rounds * (steps * step_ns(tile, plan.math) + kTileNs + exchange_ns(tile, plan.split_k));
 }
 

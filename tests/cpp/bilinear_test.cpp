@@ -243,11 +243,14 @@ TEST(WindowSample, IsThePairedSample) {
     };
     for (float y = -3; y < H + 2; y += 0.125f) {
       for (float x = -3; x < W + 2; x += 0.125f) {
-        EXPECT_EQ(in_window(y, x, mask, -3, H + 2, -3, W + 2), y != -1 && x != -1);
-        const WindowSample sample = make_window_sample(y, x, mask);
+        const WindowSample sample = window_sample(y, x, -3, -3);
+        EXPECT_EQ(in_window(y, x, mask, sample, H + 5, W + 5), y != -1 && x != -1);
+        const WindowWeights weights = window_weights(sample, mask);
         float value = 0;
         for (int k = 0; k < 4; ++k) {
-          value += sample.weight[k] * in_image(sample.y0 + k / 2, sample.x0 + k % 2);
+          const int row = static_cast<int>(sample.row) - 3,
+                    column = static_cast<int>(sample.column) - 3;
+          value += weights.weight[k] * in_image(row + k / 2, column + k % 2);
         }
         const PairedSample paired = make_paired_sample(y, x, mask, H, W);
         const float wanted = paired.outside ? 0.f : read(paired, pixels, W).value;
@@ -261,10 +264,14 @@ TEST(WindowSample, IsWithinItAndFinite) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float inf = std::numeric_limits<float>::infinity();
   const auto inside = [](float y, float x, float mask) {
-    return in_window(y, x, mask, -2.f, 3.f, 1.f, 6.f);
+    return in_window(y, x, mask, window_sample(y, x, -2, 1), 5, 5);
   };
   EXPECT_TRUE(inside(-2.f, 1.f, 0.f));
   EXPECT_TRUE(inside(2.75f, 5.75f, -3.f));
+  for (const float bad : {1e4f, -1e4f, 1e30f, -1e30f}) {
+    EXPECT_FALSE(inside(bad, 2.f, 1.f));
+    EXPECT_FALSE(inside(2.f, bad, 1.f));
+  }
   for (const float bad : {nan, inf, -inf}) {
     EXPECT_FALSE(inside(bad, 2.f, 1.f));
     EXPECT_FALSE(inside(2.f, bad, 1.f));

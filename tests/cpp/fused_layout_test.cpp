@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fast_divide.h"
+#include "fprop_tiles.h"
 
 namespace dcn {
 namespace {
@@ -199,6 +200,40 @@ TEST(Divisor, IsExact) {
   for (const uint32_t large : {kLargest - 2, kLargest - 1, kLargest, 46341u, 65537u, 715827883u}) {
     expect_exact(large);
   }
+}
+
+TEST(WindowCells, CoverEachImageOnceAndAreNotTaller) {
+  for (const FpropTile& tile : kFpropTiles) {
+    if (!tile.narrow || tile.architecture != 90) continue;
+    const int32_t most = tile.pixels / kWarpPixels;
+    for (const int32_t P : {1, 7, 16, 25, 64, 180, 1000}) {
+      for (const int32_t N : {1, 3, 32}) {
+        for (const int64_t at_once : {1, 66, 132}) {
+          ConvShape shape = shape_of(64, 8, 1, 3, 3);
+          shape.N = N, shape.P = P, shape.Q = 50;
+          const WindowCells cells = window_cells(shape, tile, at_once);
+          EXPECT_EQ(cells.columns, 4);
+          EXPECT_EQ(cells.tall_rows, most);
+          EXPECT_LE(cells.rows, most);
+          const int32_t low = cells.strips - cells.tall_strips;
+          const int32_t left = P - cells.tall_strips * most;
+          EXPECT_EQ(low, left > 0 ? tiles_of(left, cells.rows) : 0) << P << " rows";
+          // Never more rows in turn than whole cells would be.
+          EXPECT_LE(rows_in_turn(shape, cells, at_once),
+                    tiles_of(int64_t{N} * 4 * tiles_of(P, most), at_once) * (most + kRowsOfATurn));
+        }
+      }
+    }
+  }
+}
+
+// Two cells on each of the 132 multiprocessors of an H200: one of 16 rows, one of 12.
+TEST(WindowCells, OfTheBenchmarkEndAtTheSameTime) {
+  ConvShape shape = shape_of(128, 16, 1, 3, 3);
+  shape.P = 180, shape.Q = 320;
+  const WindowCells cells = window_cells(shape, {256, 64, true}, 132);
+  EXPECT_EQ(tiles_in(shape, cells), 260);
+  EXPECT_EQ(rows_in_turn(shape, cells, 132), 28 + 2 * kRowsOfATurn);  // 27.3 would do
 }
 
 TEST(Divisor, IsExactForEverySmallDividend) {

@@ -21,6 +21,14 @@ inline dim3 lay_out_grid(FpropParams& params, int64_t rows, const FpropTile& til
   if (params.walk.cell_height == 0) {
     params.walk = pixel_walk(shape, tile.pixels / kWarpPixels);
   }
+  if (tile.narrow && tile.architecture == 90) {
+    const int64_t at_once = params.split_k > 1 ? clusters_at_once(multiprocessors, params.split_k)
+                                               : int64_t{multiprocessors} * ctas;
+    const WindowCells cells =
+        window_cells(shape, tile, std::max<int64_t>(at_once / channel_tiles, 1));
+    params.cells = cell_walk(shape, cells);
+    params.pixel_tiles = static_cast<int32_t>(tiles_in(shape, cells));
+  }
   params.channel_tiles = Divisor(static_cast<uint32_t>(per_group));
   params.kernel_width = Divisor(shape.S);
   params.offset_group = Divisor(params.layout.offset_channels);

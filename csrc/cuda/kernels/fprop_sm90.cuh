@@ -20,16 +20,25 @@ struct FpropConfig : AllTiles {
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
   static constexpr int kPlanBytes = warp_bytes(tile);
   static constexpr bool kOddRowsSwapped = true;
-  static constexpr uint32_t kRunRows = kWarpPixels;
+  // Rows of a narrow tile are no neighbours (window_pixel).
+  static constexpr uint32_t kRunRows = tile.narrow ? 1 : kWarpPixels;
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr int kRowsInFlight = kExactSums ? 1 : tile.rows_in_flight;
   // 3xTF32 has no registers to hold the fragments of two steps.
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
+  // Narrow tiles plan the samples of a step while the one before is multiplied.
+  static constexpr bool kWaitsInStep = tile.narrow;
   using Gather = std::conditional_t<tile.narrow, WindowGather<Math, window_pixels(tile)>,
                                     WideGather<Math, kRowsInFlight>>;
   static constexpr int kParts = weight_parts(Math::kKind);
   using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
                                      WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
+
+  static __device__ __forceinline__ TileRow row_at(const FpropParams& params, uint32_t first,
+                                                   uint32_t row) {
+    if (!tile.narrow) return tile_row(params, first, row);
+    return cell_row(params, first / kTilePixels, row);
+  }
 
   template <class Sums>
   static __device__ __forceinline__ void ended(const FpropParams&, Gather&, int32_t, const Sums&) {}

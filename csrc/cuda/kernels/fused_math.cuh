@@ -66,6 +66,9 @@ struct MathF16 {
   static __device__ __forceinline__ float wide(uint32_t bits) {
     return __half2float(__ushort_as_half(static_cast<uint16_t>(bits)));
   }
+  static __device__ __forceinline__ float2 wide_pair(uint32_t bits) {
+    return __half22float2(pair_of<__half2>(bits));
+  }
   template <typename Vector>
   static __device__ __forceinline__ void split(Element weight, Vector (&part)[1], int i) {
     part[0].lane[i] = weight;
@@ -93,6 +96,9 @@ struct MathBF16 {
   }
   static __device__ __forceinline__ float wide(uint32_t bits) {
     return __uint_as_float(bits << 16);
+  }
+  static __device__ __forceinline__ float2 wide_pair(uint32_t bits) {
+    return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
   }
   template <typename Vector>
   static __device__ __forceinline__ void split(Element weight, Vector (&part)[1], int i) {

@@ -30,6 +30,12 @@ struct PixelWalk {
   Divisor image, strip, cell, last_cell;
 };
 
+// The same for tiles that are cells (WindowCells).
+struct CellWalk {
+  int32_t tall_tiles, tall_rows, rows;
+  Divisor columns, tall_strips, strips;  // of an image: of tall cells, and of the others
+};
+
 struct FpropParams {
   ConvShape shape;
   FusedLayout layout;
@@ -37,6 +43,7 @@ struct FpropParams {
   uint32_t pixels;                                    // of the output
   int32_t pixel_tiles;                                // of the output pixels
   PixelWalk walk;                                     // or one that is given
+  CellWalk cells;                                     // of tiles for narrow offset groups
   Divisor channel_tiles, kernel_width, offset_group;  // tiles of a group; S; channels
   int32_t part_steps, longer_parts;  // steps of a part of split_k; parts that have one more
 

@@ -56,6 +56,44 @@ __device__ __forceinline__ TileRow tile_row(const FpropParams& params, uint32_t 
           index < params.pixels};
 }
 
+inline CellWalk cell_walk(const ConvShape& shape, const WindowCells& cells) {
+  const auto divisor = [](int32_t value) {
+    return Divisor(static_cast<uint32_t>(value > 0 ? value : 1));
+  };
+  CellWalk walk;
+  walk.tall_tiles = static_cast<int32_t>(tall_tiles(shape, cells));
+  walk.tall_rows = cells.tall_rows;
+  walk.rows = cells.rows;
+  walk.columns = divisor(cells.columns);
+  walk.tall_strips = divisor(cells.tall_strips);
+  walk.strips = divisor(cells.strips - cells.tall_strips);
+  return walk;
+}
+
+// The order of a warp's pixels in such a tile: rows g and g + 8 are neighbours, and lanes whose
+// vectors are the first of a pair (window_maps.cuh) have 8 pixels side by side.
+__device__ __forceinline__ int32_t window_pixel(int32_t row) {
+  return (row & 1) << 3 | (row & 6) | (row & 8) >> 3;
+}
+// The last cell of a strip begins early enough to be whole: what it shares with the one before is
+// not its own.
+__device__ __forceinline__ TileRow cell_row(const FpropParams& params, int32_t tile, int32_t row) {
+  const ConvShape& shape = params.shape;
+  const CellWalk& walk = params.cells;
+  const bool tall = tile < walk.tall_tiles;
+  const int32_t rest = tall ? tile : tile - walk.tall_tiles;
+  const int32_t strip_of_all = walk.columns.quotient(rest);
+  const int32_t left = (rest - strip_of_all * walk.columns.value) * kWarpPixels;
+  const Divisor& strips = tall ? walk.tall_strips : walk.strips;
+  const int32_t n = strips.quotient(strip_of_all), strip = strip_of_all - n * strips.value;
+  const int32_t tall_rows = walk.tall_tiles > 0 ? walk.tall_strips.value * walk.tall_rows : 0;
+  const int32_t top = tall ? strip * walk.tall_rows : tall_rows + strip * walk.rows;
+  const int32_t last = min(top + (tall ? walk.tall_rows : walk.rows), shape.P) - 1;
+  const int32_t p = top + row / kWarpPixels;
+  const int32_t q = max(min(left, shape.Q - kWarpPixels), 0) + window_pixel(row % kWarpPixels);
+  return {{n, min(p, last), min(q, shape.Q - 1)}, p <= last && q >= left && q < shape.Q};
+}
+
 struct FusedSample {
   uint4 corner;  // byte offsets of the four corners from `image_base`
   float4 weight;

@@ -138,9 +138,16 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 #pragma unroll 1
       while (left-- > 0) {
         uint32_t value[4][4];
-        if constexpr (!Config::kOverlap) ptx::wgmma_wait(sums, a);
-        add_to<Config>(totals, sums);
-        gather.step(value, left > 0);
+        const auto wait = [&] {
+          if constexpr (!Config::kOverlap) ptx::wgmma_wait(sums, a);
+          add_to<Config>(totals, sums);
+        };
+        if constexpr (Config::kWaitsInStep) {
+          gather.step(value, left > 0, wait);
+        } else {
+          wait();
+          gather.step(value, left > 0);
+        }
         // Of the step before; its fragments and weight tile are free.
         if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
         weights.release_previous();

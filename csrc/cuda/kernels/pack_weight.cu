@@ -30,15 +30,18 @@ __device__ __forceinline__ int32_t tile_channel(int32_t row) {
 // Where the 4 bytes of a row go that lie at 4 * `lane` in the order of the channels. For wgmma, a
 // vector of 16 bytes of the channels is what a lane of a quad gathers, and its 4 parts are its
 // registers of the fragments: of two multiplications, an early and a late one each. So vectors of
-// the tile have that part of the four lanes.
+// the tile have that part of the four lanes. A lane gathers one vector of each half slice, or two
+// neighbours where offset groups are narrow.
 template <bool kForMmaSync>
-__device__ __forceinline__ int32_t byte_of_tile(int32_t row, int32_t lane, int32_t half_bytes) {
+__device__ __forceinline__ int32_t byte_of_tile(int32_t row, int32_t lane, int32_t half_bytes,
+                                                bool narrow) {
   const int32_t half = lane / 16;
   if constexpr (kForMmaSync) {
     return half * half_bytes + (row / 8 * 32 + row % 8 * 4) * kVectorBytes + lane % 16 * 4;
   } else {
-    const int32_t quad = lane / 4 % 4, part = lane % 4;  // part: 2 * k + late
-    return row * kSliceBytes + ((half * 4 + part) ^ row % 8) * kVectorBytes + quad * 4;
+    const int32_t vector = lane / 4, part = lane % 4;  // part: 2 * k + late
+    const int32_t turn = narrow ? vector % 2 : half, quad = narrow ? vector / 2 : vector % 4;
+    return row * kSliceBytes + ((turn * 4 + part) ^ row % 8) * kVectorBytes + quad * 4;
   }
 }
 
@@ -112,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
   uint8_t* to = static_cast<uint8_t*>(params.packed) +
                 (int64_t{kForMmaSync ? tile : group} * layout.steps + step) * step_bytes +
                 (kForMmaSync ? 0 : tile_in_group * tile_bytes) +
-                byte_of_tile<kForMmaSync>(row, lane, kParts * part_bytes);
+                byte_of_tile<kForMmaSync>(row, lane, kParts * part_bytes, layout.narrow);
   const auto pack = [&](auto loads) {
     using Load = typename decltype(loads)::Of;
     constexpr int kLoads = 4 / sizeof(Load);

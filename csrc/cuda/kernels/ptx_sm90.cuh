@@ -85,23 +85,6 @@ __device__ __forceinline__ void load_vector_if(bool exists, const void* from, ui
       : "l"(from), "r"(static_cast<int>(exists)));
 }
 
-// A value of 16 or 32 bits where `exists`; otherwise it stays what it is. No branch.
-__device__ __forceinline__ void load_map(bool exists, bool is_short, const uint8_t* from,
-                                         uint32_t& value) {
-  asm volatile(
-      "{\n"
-      ".reg .pred narrow, wide;\n"
-      "setp.eq.s32 narrow, %2, 1;\n"
-      "setp.eq.s32 wide, %2, 2;\n"
-      "@narrow ld.global.nc.u16 %0, [%1];\n"
-      "@wide ld.global.nc.u32 %0, [%1];\n"
-      "}"
-      : "+r"(value)
-      : "l"(from), "r"(!exists    ? 0
-                       : is_short ? 1
-                                  : 2));
-}
-
 // Programmatic dependent launch: the next kernel of the stream may start now; wait until the
 // previous one has ended and its writes are visible. Older devices start kernels one by one.
 __device__ __forceinline__ void launch_dependents() {

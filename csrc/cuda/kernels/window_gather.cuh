@@ -1,28 +1,36 @@
 // The gather for offset groups narrower than a slice on compute capability 9.0: each vector of a
 // lane may lie in an offset group of its own, so a lane plans its own samples, in registers, from
-// offsets that were loaded a step earlier.
+// offsets that were copied a step earlier (window_maps.cuh), while the step before is multiplied.
 //
 // Each lane of a load would touch a line of its own, and the L1 looks up four in a clock. So a CTA
 // copies a window of the image into shared memory, once a slice: what lies around its tile's
 // pixels, with zeros outside the image. A warp whose samples all lie in the window reads them
-// there; any other takes the way through the L1.
+// there; any other takes the way through the L1. A tile is a cell of one image (WindowCells): a
+// warp has 16 pixels of a row, or none, where a cell is lower than a tile could be.
 #pragma once
 
 #include <cstddef>
 
-#include "fused_gather.cuh"
+#include "window_maps.cuh"
 
 namespace dcn {
 
-// Of a CTA. What only some steps or few lanes need lies here as well, to spare registers.
+// Of a CTA.
 struct SliceWindow {
-  float top, bottom, left, right;  // corners 0 of samples that lie in it
-  int32_t origin, columns;         // the pixel of the image where it begins, in rows of `columns`
-  int32_t y, x, rows;
-  OutputPixel first, last;  // of the tile
-  alignas(kVectorBytes) uint8_t pixel[1][kSliceBytes];
+  int32_t y, x, rows, columns;  // from pixel (y, x) of the image
+  OutputPixel first, last;      // of the tile
+  alignas(kWindowHeader) uint8_t pixel[1][kSliceBytes];
 };
 static_assert(offsetof(SliceWindow, pixel) == kWindowHeader);
+
+// Of a warp; it lies where the epilogue exchanges sums.
+struct WindowPlan {
+  uint4 limits;     // y, x, rows and columns of the corners 0 that the window serves
+  int32_t columns;  // of the window
+  int32_t image;
+  MapPlan maps;
+};
+static_assert(sizeof(WindowPlan) <= kExchangeBytes);
 
 template <class Math, int kWindowPixels>
 class WindowGather {
@@ -33,7 +41,9 @@ class WindowGather {
       : params_(params),
         lane_(thread % 32),
         group_(group),
-        window_(*reinterpret_cast<SliceWindow*>(plans + blockDim.x / 32 * kExchangeBytes)) {}
+        plan_(*reinterpret_cast<WindowPlan*>(plans + thread / 32 * kExchangeBytes)),
+        window_(*reinterpret_cast<SliceWindow*>(plans + blockDim.x / 32 * kExchangeBytes)),
+        maps_(params, plan_.maps, group, thread % 32) {}
 
   // All steps: nothing is planned for a chunk.
   static __device__ __forceinline__ int32_t run_length(const FpropParams& params, FusedStep) {
@@ -42,55 +52,41 @@ class WindowGather {
 
   __device__ __forceinline__ void begin(const TileRow& row, FusedStep at) {
     const ConvShape& shape = params_.shape;
-    const int32_t first_image = __shfl_sync(~0u, row.at.n, 0);  // of the warp
-    const int64_t image_elements = int64_t{shape.H} * shape.W * params_.layout.channels;
-    image_ =
-        static_cast<const uint8_t*>(params_.input) +
-        (first_image * image_elements + group_ * params_.layout.group_channels) * kElementBytes;
-    slice_ = map_slice_ = at.slice * kSliceBytes;
+    slice_ = at.slice * kSliceBytes;
     kernel_row_ = params_.kernel_width.quotient(at.tap);
     kernel_column_ = at.tap - kernel_row_ * shape.S;
-    map_tap_ = at.tap;
+    place_window(row.at);
+    filled_ = false;
+    exists_ = __any_sync(~0u, row.exists);
+    if (!exists_) return;
+    OutputPixel pixel[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const int from = lane_ / 4 + 8 * r;
-      const OutputPixel pixel{__shfl_sync(~0u, row.at.n, from), __shfl_sync(~0u, row.at.p, from),
-                              __shfl_sync(~0u, row.at.q, from)};
-      image_base_[r] =
-          static_cast<uint32_t>((pixel.n - first_image) * image_elements) * kElementBytes;
-      y_[r] = shape.origin_y(pixel.p, kernel_row_);
-      x_[r] = shape.origin_x(pixel.q, kernel_column_);
-      offset_[r] = at_pixel(params_.offset, pixel);
-      mask_[r] = at_pixel(params_.mask, pixel);
-      modulation_[r][0] = modulation_[r][1] = __float_as_uint(1.f);
+      pixel[r] = {row.at.n, row.at.p, __shfl_sync(~0u, row.at.q, from)};
     }
-    locate_maps();
-    load_maps();
-    advance_maps();
-    place_window(row.at);
-    fill_window();
+    y_ = shape.origin_y(row.at.p, kernel_row_);
+    x_ = shape.origin_x(pixel[0].q, kernel_column_);
+    maps_.begin(row.at, pixel, at);
   }
 
-  __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more) {
-    const bool short_offset = is_short(params_.offset), short_mask = is_short(params_.mask);
-    Point point[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int r = i / 2;
-      point[i] = {y_[r] + wide(short_offset, dy_[r][i % 2]),
-                  x_[r] + wide(short_offset, dx_[r][i % 2]),
-                  wide(short_mask, modulation_[r][i % 2])};
-    }
-    if (lie_in_window(point)) {
-      read_window<0>(point, value);
-      load_maps();
-      read_window<2>(point, value);
+  // `wait`: for the multiplications of the step before, whose registers the values take.
+  template <class Wait>
+  __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more, Wait wait) {
+    if (!filled_) fill_window();
+    filled_ = true;
+    Point point[2][2];
+    const bool inside = exists_ && plan(point, more);
+    wait();
+    if (inside) {
+      maps_.shared() ? mix_of_window<1>(point, value) : mix_of_window<2>(point, value);
+    } else if (exists_) {
+      mix_of_image(point, value);
     } else {
-      load_maps();
-      read_image(point, value);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) value[i / 4][i % 4] = 0;
     }
-    advance_maps();
-    advance(more);
+    advance();
   }
 
  private:
@@ -99,206 +95,160 @@ class WindowGather {
   };
   static constexpr int kElementBytes = sizeof(typename Math::Element);
 
-  // Around the cells of the tile (PixelWalk) that lie in the strip and the image of its first
-  // pixel; not all of them, where shared memory has not the room.
+  // Around the tile; not all of it, where shared memory has not the room.
   __device__ __forceinline__ void place_window(OutputPixel own) {
     const ConvShape& shape = params_.shape;
-    const int32_t cell_height = params_.walk.cell_height;
     if (threadIdx.x == 0) window_.first = own;
     if (threadIdx.x == blockDim.x - 1) window_.last = own;
     __syncthreads();
     const OutputPixel first = window_.first, last = window_.last;
-    const int32_t strip = first.p / cell_height;
-    const bool ends_there = last.n == first.n && last.p / cell_height == strip;
-    const int32_t p = strip * cell_height, q = first.q / kWarpPixels * kWarpPixels;
-    const int32_t last_p = min(p + cell_height, shape.P) - 1;
-    const int32_t last_q = ends_there ? min(last.q | (kWarpPixels - 1), shape.Q - 1) : shape.Q - 1;
-    own_image_ = __all_sync(~0u, own.n == first.n);
+    const int32_t y = shape.origin_y(first.p, 0) - kWindowMargin;
+    const int32_t x = shape.origin_x(first.q, 0) - kWindowMargin;
+    const int32_t rows =
+        min(shape.origin_y(last.p, shape.R - 1) + kWindowMargin + 2 - y, kWindowPixels / 2);
+    const int32_t columns =
+        min(shape.origin_x(last.q, shape.S - 1) + kWindowMargin + 2 - x, kWindowPixels / rows);
+    plan_.limits = make_uint4(y, x, rows - 1, columns - 1);
+    plan_.columns = columns;
+    plan_.image = first.n;
     if (threadIdx.x != 0) return;
-    window_.y = shape.origin_y(p, 0) - kWindowMargin;
-    window_.x = shape.origin_x(q, 0) - kWindowMargin;
-    window_.rows =
-        min(shape.origin_y(last_p, shape.R - 1) + kWindowMargin + 2 - window_.y, kWindowPixels / 2);
-    window_.columns = min(shape.origin_x(last_q, shape.S - 1) + kWindowMargin + 2 - window_.x,
-                          kWindowPixels / window_.rows);
-    window_.origin = window_.y * window_.columns + window_.x;
-    window_.top = window_.y;
-    window_.bottom = window_.y + window_.rows - 1;
-    window_.left = window_.x;
-    window_.right = window_.x + window_.columns - 1;
+    window_.y = y;
+    window_.x = x;
+    window_.rows = rows;
+    window_.columns = columns;
   }
 
-  // A warp copies whole rows, four pixels at a time.
+  // A warp copies whole rows, four pixels a copy.
   __device__ __forceinline__ void fill_window() {
     const ConvShape& shape = params_.shape;
     __syncthreads();  // no warp reads the slice before
     const int64_t pixel_bytes = params_.layout.channels * kElementBytes;
-    const int32_t byte = lane_ % kSliceVectors * kVectorBytes;
+    const int lane = unkept(lane_);
+    const int32_t byte = lane % kSliceVectors * kVectorBytes;
     const bool there = byte < group_bytes() - slice_;
     const int32_t rows = window_.rows, columns = window_.columns, left = window_.x;
-    const uint8_t* const image =
-        static_cast<const uint8_t*>(params_.input) +
-        (window_.first.n * int64_t{shape.H} * shape.W + left) * pixel_bytes +
-        group_ * params_.layout.group_channels * kElementBytes + slice_ + byte;
+    const uint8_t* const image = static_cast<const uint8_t*>(params_.input) +
+                                 (plan_.image * int64_t{shape.H} * shape.W + left) * pixel_bytes +
+                                 group_ * params_.layout.group_channels * kElementBytes + slice_ +
+                                 byte;
     const uint32_t to = ptx::shared_address(window_.pixel[0]) + byte;
     for (int32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
       const int32_t y = window_.y + row;
       const bool row_there = there && y >= 0 && y < shape.H;
       const uint8_t* const from = image + int64_t{y} * shape.W * pixel_bytes;
 #pragma unroll 4
-      for (int32_t i = lane_ / kSliceVectors; i < columns; i += 32 / kSliceVectors) {
-        const bool copies = row_there && left + i >= 0 && left + i < shape.W;
-        ptx::copy_vector_or_zeros(to + (row * columns + i) * kSliceBytes,
-                                  copies ? from + i * pixel_bytes : params_.input, copies);
+      for (int32_t i = lane / kSliceVectors; i < columns; i += 32 / kSliceVectors) {
+        const bool copies =
+            row_there && static_cast<uint32_t>(left + i) < static_cast<uint32_t>(shape.W);
+        ptx::copy_vector_or_zeros(to + (row * columns + i) * kSliceBytes, from + i * pixel_bytes,
+                                  copies);
       }
     }
     ptx::wait_for_copies();
     __syncthreads();
   }
 
-  __device__ __forceinline__ int32_t group_bytes() const {
-    return params_.layout.group_channels * kElementBytes;
-  }
-
-  __device__ __forceinline__ void advance(bool more) {
-    const ConvShape& shape = params_.shape;
-    x_[0] += shape.dil_w;
-    x_[1] += shape.dil_w;
-    if (++kernel_column_ < shape.S) return;
-    kernel_column_ = 0;
-    const bool last = ++kernel_row_ == shape.R;
+  // The samples of this step; whether the window has all that the warp needs.
+  __device__ __forceinline__ bool plan(Point (&point)[2][2], bool more) {
+    const float next_x = x_ + params_.shape.stride_w;
+    const uint4 limits = plan_.limits;
+    bool inside = true;
+    maps_.in_kind([&](auto kind) {
+      using Kind = decltype(kind);
+      float2 dy[Kind::kSamples], dx[Kind::kSamples], mask[Kind::kSamples];
+      maps_.template read<Kind>(dy, dx, mask);
+      if (more) maps_.template copy_next<Kind>();
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      x_[r] -= shape.S * shape.dil_w;
-      y_[r] += (last ? 1 - shape.R : 1) * shape.dil_h;
-    }
-    if (!last) return;
-    kernel_row_ = 0;
-    slice_ += kSliceBytes;
-    if (more) fill_window();
-  }
-
-  // The step whose offsets are loaded next; it stays at the last one.
-  __device__ __forceinline__ void advance_maps() {
-    if (++map_tap_ < params_.shape.taps()) return;
-    if (map_slice_ + kSliceBytes >= group_bytes()) {
-      --map_tap_;
-      return;
-    }
-    map_tap_ = 0;
-    map_slice_ += kSliceBytes;
-    locate_maps();
-  }
-
-  // The first map of the offset group of each vector of that step.
-  __device__ __forceinline__ void locate_maps() {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int32_t byte = map_slice_ + LaneVectors::byte(lane_, i);
-      const int32_t channel = group_ * params_.layout.group_channels +
-                              (byte < group_bytes() ? byte : map_slice_) / kElementBytes;
-      map_[i] = params_.offset_group.quotient(channel) * params_.shape.taps();
-    }
-  }
-
-  // (Without a mask `modulation_` stays 1 in f32.)
-  static __device__ __forceinline__ bool is_short(const SamplingMap& map) {
-    return kElementBytes == 2 && map.data != nullptr && map.dtype != Dtype::kF32;
-  }
-  static __device__ __forceinline__ const uint8_t* at_pixel(const SamplingMap& map,
-                                                            OutputPixel pixel) {
-    return static_cast<const uint8_t*>(map.data) +
-           map_index(map, pixel, 0) * (is_short(map) ? 2 : 4);
-  }
-  static __device__ __forceinline__ float wide(bool is_short, uint32_t loaded) {
-    if constexpr (kElementBytes == 2) {
-      if (is_short) return Math::wide(loaded);
-    }
-    return __uint_as_float(loaded);
-  }
-
-  // Offsets and masks of the next step.
-  __device__ __forceinline__ void load_maps() {
-    const bool short_offset = is_short(params_.offset), short_mask = is_short(params_.mask);
-    const bool masked = params_.mask.data != nullptr;
-    const int32_t step = params_.offset.stride_c * (short_offset ? 2 : 4);
-    const int32_t mask_step = params_.mask.stride_c * (short_mask ? 2 : 4);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int r = i / 2;
-      const int32_t map = map_[i % 2] + map_tap_;
-      const uint8_t* const dy = ptx::step_ahead(offset_[r], 2 * map, step);
-      ptx::load_map(true, short_offset, dy, dy_[r][i % 2]);
-      ptx::load_map(true, short_offset, dy + step, dx_[r][i % 2]);
-      ptx::load_map(masked, short_mask, ptx::step_ahead(mask_[r], map, mask_step),
-                    modulation_[r][i % 2]);
-    }
-  }
-
-  // All points of the warp.
-  __device__ __forceinline__ bool lie_in_window(const Point (&point)[4]) const {
-    bool inside = own_image_;
-#pragma unroll
-    for (const Point& p : point) {
-      inside &=
-          in_window(p.y, p.x, p.mask, window_.top, window_.bottom, window_.left, window_.right);
-    }
+      for (int i = 0; i < 2; ++i) {
+        const int k = i % Kind::kSamples;
+        point[0][i] = {y_ + dy[k].x, x_ + dx[k].x, mask[k].x};
+        point[1][i] = {y_ + dy[k].y, next_x + dx[k].y, mask[k].y};
+        if (k < i) continue;
+        for (const Point& p : {point[0][i], point[1][i]}) {
+          const WindowSample at = window_sample(p.y, p.x, limits.x, limits.y);
+          inside &= in_window(p.y, p.x, p.mask, at, limits.z, limits.w);
+        }
+      }
+    });
     return __all_sync(~0u, inside);
   }
 
-  // Two points from `kFirst` on.
-  template <int kFirst>
-  __device__ __forceinline__ void read_window(const Point (&point)[4],
-                                              uint32_t (&value)[4][4]) const {
-    const int32_t columns = window_.columns, origin = window_.origin;
+  template <int kSamples>
+  __device__ __forceinline__ void mix_of_window(const Point (&point)[2][2],
+                                                uint32_t (&value)[4][4]) const {
+    const uint4 limits = plan_.limits;
+    const int32_t columns = plan_.columns;
 #pragma unroll
-    for (int i = kFirst; i < kFirst + 2; ++i) {
-      const WindowSample sample = make_window_sample(point[i].y, point[i].x, point[i].mask);
-      const int32_t pixel = sample.y0 * columns + sample.x0 - origin;
+    for (int j = 0; j < 4; ++j) {
+      const Point& p = point[j / 2][j % kSamples];
+      const WindowSample at = window_sample(p.y, p.x, limits.x, limits.y);
+      const int32_t pixel = at.row * columns + at.column;
       const uint8_t* const above =
-          window_.pixel[0] + pixel * kSliceBytes + LaneVectors::byte(lane_, i % 2);
+          window_.pixel[0] + pixel * kSliceBytes + WindowMaps<Math>::vector_byte(lane_, j % 2);
       const uint8_t* const below = above + columns * kSliceBytes;
       uint4 corner[4];
       corner[0] = *reinterpret_cast<const uint4*>(above);
       corner[1] = *reinterpret_cast<const uint4*>(above + kSliceBytes);
       corner[2] = *reinterpret_cast<const uint4*>(below);
       corner[3] = *reinterpret_cast<const uint4*>(below + kSliceBytes);
-      const float* w = sample.weight;
-      Math::mix(corner, Math::weights({w[0], w[1], w[2], w[3]}), value[i]);
+      const WindowWeights w = window_weights(at, p.mask);
+      Math::mix(corner, Math::weights({w.weight[0], w.weight[1], w.weight[2], w.weight[3]}),
+                value[j]);
     }
   }
 
   // Missing vectors, and samples outside the image, are worth 0.
-  __device__ __forceinline__ void read_image(const Point (&point)[4],
-                                             uint32_t (&value)[4][4]) const {
+  __device__ __forceinline__ void mix_of_image(const Point (&point)[2][2],
+                                               uint32_t (&value)[4][4]) const {
     const ConvShape& shape = params_.shape;
     const uint32_t pixel_bytes = params_.layout.channels * kElementBytes;
     const uint32_t row_bytes = shape.W * pixel_bytes;
+    const int lane = unkept(lane_);
+    const uint8_t* const image = static_cast<const uint8_t*>(params_.input) +
+                                 plan_.image * (int64_t{shape.H} * row_bytes) +
+                                 group_ * params_.layout.group_channels * kElementBytes;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const FusedSample sample = fused_sample(point[i].y, point[i].x, point[i].mask, shape.H,
-                                              shape.W, row_bytes, pixel_bytes, image_base_[i / 2]);
-      const int32_t byte = slice_ + LaneVectors::byte(lane_, i % 2);
+    for (int j = 0; j < 4; ++j) {
+      const Point& p = point[j / 2][j % 2];
+      const FusedSample sample =
+          fused_sample(p.y, p.x, p.mask, shape.H, shape.W, row_bytes, pixel_bytes, 0);
+      const int32_t byte = slice_ + WindowMaps<Math>::vector_byte(lane, j % 2);
       const bool there = byte < group_bytes();
       uint4 corner[4];
-      load_corners(image_ + (there ? byte : slice_), sample.corner, corner);
-      Math::mix(corner, Math::weights(sample.weight), value[i]);
+      load_corners(image + (there ? byte : slice_), sample.corner, corner);
+      Math::mix(corner, Math::weights(sample.weight), value[j]);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) value[i][k] = sample.outside || !there ? 0 : value[i][k];
+      for (int k = 0; k < 4; ++k) value[j][k] = sample.outside || !there ? 0 : value[j][k];
     }
   }
+
+  __device__ __forceinline__ int32_t group_bytes() const {
+    return params_.layout.group_channels * kElementBytes;
+  }
+
+  __device__ __forceinline__ void advance() {
+    const ConvShape& shape = params_.shape;
+    x_ += shape.dil_w;
+    if (++kernel_column_ < shape.S) return;
+    kernel_column_ = 0;
+    const bool last = ++kernel_row_ == shape.R;
+    x_ -= shape.S * shape.dil_w;
+    y_ += (last ? 1 - shape.R : 1) * shape.dil_h;
+    if (!last) return;
+    kernel_row_ = 0;
+    slice_ += kSliceBytes;
+    filled_ = false;
+  }
+
   const FpropParams& params_;
   const int lane_;
   const int32_t group_;
+  WindowPlan& plan_;
   SliceWindow& window_;
-  bool own_image_;                              // the warp's rows are all of the window's image
-  const uint8_t* image_;                        // of the warp's first row; channel 0 of the group
-  uint32_t image_base_[2];                      // of this lane's rows: bytes from `image_`
-  float y_[2], x_[2];                           // of the tap without its offset
-  const uint8_t *offset_[2], *mask_[2];         // channel 0 of the maps
+  WindowMaps<Math> maps_;
+  bool exists_, filled_;  // any pixel of the warp; the window, of this slice
+  float y_, x_;           // of the tap at this lane's first pixel, without its offset
   int32_t kernel_row_, kernel_column_, slice_;  // slice: bytes from the group
-  int32_t map_tap_, map_slice_, map_[2];        // of the step whose offsets are loaded next
-  uint32_t dy_[2][2], dx_[2][2], modulation_[2][2];  // of the next step: [row][vector]
 };
 
 }  // namespace dcn

@@ -121,11 +121,6 @@ inline void store_sums(uint32_t to, float4 sums) {
   if (to % 16 != 0) emulation::fail("misaligned store");
   std::memcpy(emulation::shared_at(to), &sums, sizeof sums);
 }
-inline void load_map(bool exists, bool is_short, const uint8_t* from, uint32_t& value) {
-  if (!exists) return;
-  value = is_short ? __ldg(reinterpret_cast<const uint16_t*>(from))
-                   : __ldg(reinterpret_cast<const uint32_t*>(from));
-}
 
 // Kernels follow one another.
 inline void launch_dependents() {}

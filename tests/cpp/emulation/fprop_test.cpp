@@ -36,6 +36,11 @@ constexpr Sizes kNarrowSizes[] = {
     {2, 96, 7, 7, 130, 5, 1, 1, 6},
     {1, 96, 9, 18, 64, 1, 1, 1, 3, 1, 0, 1},
     {1, 64, 9, 13, 64, 3, 3, 1, 64},
+    // Maps that are copied: whole cells of pixels, vectors aligned; then no mask, and others.
+    {2, 64, 18, 32, 40, 3, 3, 1, 8},
+    {1, 160, 11, 40, 64, 3, 3, 1, 10},
+    {1, 64, 9, 48, 24, 3, 3, 1, 16, 1, 1, 1, /*mask=*/false},
+    {1, 64, 9, 32, 24, 2, 2, 1, 4, 1, 1, 2, /*mask=*/false},
 };
 
 template <class Math>
@@ -71,8 +76,8 @@ TYPED_TEST(Fprop, EveryNarrowTile) {
       run.tile = tile;
       run.split_k = 1 + static_cast<int>(number + tile) % 3;
       run.nchw = number % 2 == 0 || sizes.W % 2 == 0;
-      run.short_offset = kShortMaps && number % 2 == 0;
-      run.short_mask = kShortMaps && number % 3 == 0;
+      run.short_offset = kShortMaps && (number + tile) % 2 == 0;
+      run.short_mask = number % 5 == 0 ? kShortMaps : run.short_offset;
       if (!fprop_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
       seed(number);
       Convolution conv(sizes, kBits<TypeParam>, /*spread=*/number % 3 == 0 ? 2.f : 0.5f, number);
