@@ -74,17 +74,6 @@ __device__ __forceinline__ void store_sums(uint32_t to, float4 v) {
                : "memory");
 }
 
-// A load where `exists`; otherwise the vector stays what it is. No branch, as an `if` would be.
-__device__ __forceinline__ void load_vector_if(bool exists, const void* from, uint4& vector) {
-  asm("{\n"
-      ".reg .pred exists;\n"
-      "setp.ne.s32 exists, %5, 0;\n"
-      "@exists ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-      "}"
-      : "+r"(vector.x), "+r"(vector.y), "+r"(vector.z), "+r"(vector.w)
-      : "l"(from), "r"(static_cast<int>(exists)));
-}
-
 // Programmatic dependent launch: the next kernel of the stream may start now; wait until the
 // previous one has ended and its writes are visible. Older devices start kernels one by one.
 __device__ __forceinline__ void launch_dependents() {

@@ -43,8 +43,11 @@ struct ScatterCore {
         bottom(static_cast<float>(tile.bin_y + params.window.rows)),
         left(static_cast<float>(tile.bin_x)),
         right(static_cast<float>(tile.bin_x + params.window.columns)) {}
+  // By coordinates; the exceptions are those of in_window (bilinear.h).
   __device__ __forceinline__ bool has(float y, float x, float mask) const {
-    return in_window(y, x, mask, top, bottom, left, right);
+    const bool finite = fabsf(mask) <= std::numeric_limits<float>::max();
+    return (y >= top) & (y < bottom) & (x >= left) & (x < right) & (y != -1.f) & (x != -1.f) &
+           finite;
   }
 };
 

@@ -59,9 +59,6 @@ inline void load_transposed(uint32_t from, uint32_t (&v)[4]) {
   }
 }
 inline void store_word(uint32_t to, uint32_t v) { std::memcpy(emulation::shared_at(to), &v, 4); }
-inline void load_vector_if(bool exists, const void* from, uint4& vector) {
-  if (exists) vector = __ldg(static_cast<const uint4*>(from));
-}
 inline void store_zero(uint32_t to) { std::memset(emulation::shared_at(to), 0, 4); }
 
 inline uint2 load_pair(uint32_t from) {
