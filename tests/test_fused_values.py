@@ -57,6 +57,18 @@ def test_error_is_at_most_twice_that_of_pytorch(case, kind):
     assert not bad, f"{len(bad)} of {2 * len(chosen)} worse: {bad[:6]}"
 
 
+@EACH_ARITHMETIC
+def test_nothing_comes_between_conversion_and_packing(kind):
+    """A kernel that starts beside another may not meet what a third writes late: the poison."""
+    case = Case("NCHW", c=64, size=(24, 24), k=100)
+    given = in_layout(draw(case, kind), torch.contiguous_format)
+    expected = run(case, kind, given)
+    for _ in range(300):
+        with poisoned():
+            out = run(case, kind, given)
+        assert torch.equal(out, expected)
+
+
 @EACH_CASE
 @EACH_ARITHMETIC
 def test_both_memory_formats_have_the_same_bits(case, kind):

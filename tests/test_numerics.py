@@ -119,6 +119,10 @@ print(max(((a.double() - b).abs().max() / b.abs().max()).item() for a, b in pair
 """
 
 
+# A convolution's own precision, tf32 from the start, goes before the library's.
+NO_OWN_PRECISION = "torch.backends.cudnn.conv.fp32_precision = 'none'"
+
+
 def tf32_error(setting: str) -> float:
     """In a process of its own: PyTorch refuses to mix its two ways of setting the switch."""
     command = [sys.executable, "-c", TF32_PROGRAM, setting]
@@ -137,8 +141,8 @@ def tf32_error(setting: str) -> float:
             "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
         ),
         (
-            "torch.backends.cudnn.fp32_precision = 'tf32'",
-            "torch.backends.cudnn.fp32_precision = 'ieee'",
+            f"{NO_OWN_PRECISION}; torch.backends.cudnn.fp32_precision = 'tf32'",
+            f"{NO_OWN_PRECISION}; torch.backends.cudnn.fp32_precision = 'ieee'",
         ),
     ],
     ids=["legacy flag", "convolution's precision", "library's precision"],

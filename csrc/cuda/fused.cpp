@@ -33,9 +33,16 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   const FusedPlan& plan = call.plan.fused;
   const FusedLayout layout = fused_layout(call.shape, element_bytes(plan.math));
   const auto stream = c10::cuda::getCurrentCUDAStream();
+  // Memory first: what PyTorch fills it with, in deterministic mode, must not come between the
+  // conversion of the image and the kernel that packs beside it, and may be written late.
+  Tensor packed = call.packed_weight;
+  if (!plan.prepacked) {
+    packed =
+        at::empty({plan.packed_bytes},
+                  output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
+  }
   const Tensor input = padded_nhwc(call.input, call.shape, layout);
   const bool converted = input.const_data_ptr() != call.input.const_data_ptr();
-  Tensor packed = call.packed_weight;
 
   const bool sm80 = kFpropTiles[plan.tile].architecture == 80;
   if (!plan.prepacked) {
@@ -43,9 +50,6 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
     pack.tile_channels = packed_channels(kFpropTiles[plan.tile]);
     pack.for_mma_sync = sm80;
     pack.beside_conversion = converted && !sm80;
-    packed =
-        at::empty({plan.packed_bytes},
-                  output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
     pack.packed = packed.mutable_data_ptr();
     C10_CUDA_CHECK(launch_pack_weight(pack, stream));
   }

@@ -246,7 +246,7 @@ bool in_columns(const PackWeightParams& params) {
   const int64_t strides = params.stride_g | params.stride_c | params.stride_r | params.stride_s |
                           params.shape.output_channels_per_group();
   return !params.for_mma_sync && params.stride_k == 1 && params.tile_channels == kPieceChannels &&
-         params.layout.blocks == 1 && !params.layout.padded() &&
+         params.layout.blocks == 1 && !params.layout.padded() && !params.layout.narrow &&
          strides * bytes % kVectorBytes == 0 &&
          reinterpret_cast<uintptr_t>(params.weight) % kVectorBytes == 0;
 }
