@@ -18,10 +18,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
+from commit import measured_commit
 
 import dcn
 from dcn.bench import clustered_offsets
@@ -233,9 +234,10 @@ def sanitize(tool: str, dtype: str, part: list[str]) -> dict:
     if result.returncode or not summary or "ran " not in result.stdout:
         print(result.stdout[:3000], result.stderr[-500:], file=sys.stderr)
     text = " ".join(match[1] for match in summary)
-    print(f"{tool:10} {dtype:9} exit {result.returncode}: {text}", flush=True)
+    ran = re.findall(r"ran .*", result.stdout)[:1]
+    print(f"{tool:10} {dtype:9} exit {result.returncode}: {text} {ran}", flush=True)
     row = {"tool": tool, "dtype": dtype, "exit": result.returncode, "summary": text}
-    row |= {"ran": re.findall(r"ran .*", result.stdout)[:1], "fused_alone": fused_alone}
+    row |= {"ran": ran, "fused_alone": fused_alone}
     return row | {"part": " ".join(part)}
 
 
@@ -246,6 +248,7 @@ def main() -> int:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--tiles", nargs="+", type=int, help="these of fused's, forward, alone")
     parser.add_argument("--backward-alone", action="store_true", help="of fused, nothing else")
+    parser.add_argument("--commit", help="what is checked, where git is not there to say so")
     parser.add_argument("--inside", metavar="DTYPE", help=argparse.SUPPRESS)
     parser.add_argument("--fused-alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--without-sm80", action="store_true", help=argparse.SUPPRESS)
@@ -257,11 +260,17 @@ def main() -> int:
     part += ["--backward-alone"] if args.backward_alone else []
     dtypes = [dtype for dtype in args.dtypes if not part or dtype != "float64"]
     jobs = list(itertools.product(args.tools, dtypes))
+    stamp = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "commit": measured_commit(Path(__file__).parent, args.commit),
+    }
+    rows = []
     with ThreadPoolExecutor(len(jobs)) as pool:
-        rows = list(pool.map(lambda job: sanitize(*job, part), jobs))
-    if args.out:
-        stamp = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-        args.out.write_text(json.dumps([row | stamp for row in rows], indent=1) + "\n")
+        for done in as_completed([pool.submit(sanitize, *job, part) for job in jobs]):
+            rows.append(done.result() | stamp)
+            if args.out:  # initcheck takes many times as long as memcheck
+                args.out.write_text(json.dumps(rows, indent=1) + "\n")
     return max(row["exit"] for row in rows)
 
 

@@ -8,8 +8,9 @@
 
 namespace dcn {
 
-// The weight in the order of the steps: [G, steps, parts, tiles of K/G, tile rows, 128 bytes] for 9.0,
-// two parts for 3xTF32 (leading and trailing); [G, tiles of K/G, steps, parts, ...] for mma.sync.
+// The weight in the order of the steps: [G, steps, parts, tiles of K/G, tile rows, 128 bytes]
+// for 9.0, two parts for 3xTF32 (leading and trailing); [G, tiles of K/G, steps, parts, ...] for
+// mma.sync.
 struct PackWeightParams {
   ConvShape shape;
   FusedLayout layout;
