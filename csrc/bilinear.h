@@ -164,11 +164,12 @@ DCN_HOST_DEVICE WindowSample window_sample(float y, float x, int32_t window_y, i
 
 // Whether a sample is one, for a window with corners 0 in so many rows and columns. A sample on the
 // line before the first row or column of pixels is outside, but has a corner among them; and a mask
-// that is not finite would make NaN of zero. Both are left to make_paired_sample.
+// that is not finite, in f16 either, would make NaN of zero. Both are left to make_paired_sample.
+constexpr float kMostWindowMask = 65504.f;
 DCN_HOST_DEVICE bool in_window(float y, float x, float mask, const WindowSample& sample,
                                uint32_t rows, uint32_t columns) {
   // No && and no branch: nearly always all of it holds.
-  const bool finite = std::fabs(mask) <= std::numeric_limits<float>::max();
+  const bool finite = std::fabs(mask) <= kMostWindowMask;
   return (sample.row < rows) & (sample.column < columns) & (y != -1.f) & (x != -1.f) & finite;
 }
 

@@ -268,6 +268,7 @@ TEST(WindowSample, IsWithinItAndFinite) {
   };
   EXPECT_TRUE(inside(-2.f, 1.f, 0.f));
   EXPECT_TRUE(inside(2.75f, 5.75f, -3.f));
+  EXPECT_FALSE(inside(2.75f, 5.75f, 65536.f));  // no number in f16
   for (const float bad : {1e4f, -1e4f, 1e30f, -1e30f}) {
     EXPECT_FALSE(inside(bad, 2.f, 1.f));
     EXPECT_FALSE(inside(2.f, bad, 1.f));

@@ -52,7 +52,7 @@ struct FpropParams {
   SamplingMap offset, mask;
   const void* weight;  // packed
   bool prepacked;      // not by the kernel before
-  bool converted;      // the image, by a kernel just before
+  bool converted;      // the image, by what came before the weight was packed
   const void* bias;    // [K], or null
   void* output;        // [N, P, Q, K], or [N, K, P, Q] where nchw
   bool nchw;

@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // The same for wgmma where output channels lie side by side, as those of a transposed weight do
 // that is channels_last: a block has the rows of a tile for one slice and tap, and turns them in
-// shared memory.
+// shared memory. (It is launched behind what comes before, and need not wait for it.)
 template <class Math>
 __global__ void __launch_bounds__(kThreads)
     dcn_pack_columns_kernel(const __grid_constant__ PackWalk params) {

@@ -30,18 +30,23 @@ class PlaneSamples {
         offset_(first_of(work.call.offset, work, plane, 2 * plane.map)),
         mask_(first_of(work.call.mask, work, plane, plane.map)) {}
 
-  // Asks for the maps, from which a walk takes a little at a time.
+  // Asks for the maps, from which a walk takes a little at a time; if all of their lines are its
+  // own.
   __device__ __forceinline__ void prefetch() const {
     if constexpr (kEven) {
       const int64_t dx = work_.call.offset.stride_c * static_cast<int64_t>(sizeof(Offset));
-      const uint32_t bytes = work_.pixels.value * work_.offset_step;
-      for (uint32_t at = threadIdx.x * kLine; at < bytes; at += kPlaneThreads * kLine) {
-        ptx::prefetch(offset_ + at);
-        ptx::prefetch(offset_ + dx + at);
+      if (work_.offset_step == static_cast<int32_t>(sizeof(Offset))) {
+        const uint32_t bytes = work_.pixels.value * sizeof(Offset);
+        for (uint32_t at = threadIdx.x * kLine; at < bytes; at += kPlaneThreads * kLine) {
+          ptx::prefetch(offset_ + at);
+          ptx::prefetch(offset_ + dx + at);
+        }
       }
-      const uint32_t mask_bytes = work_.pixels.value * work_.mask_step;
-      for (uint32_t at = threadIdx.x * kLine; at < mask_bytes; at += kPlaneThreads * kLine) {
-        ptx::prefetch(mask_ + at);
+      if (work_.mask_step <= static_cast<int32_t>(sizeof(float))) {
+        const uint32_t mask_bytes = work_.pixels.value * work_.mask_step;
+        for (uint32_t at = threadIdx.x * kLine; at < mask_bytes; at += kPlaneThreads * kLine) {
+          ptx::prefetch(mask_ + at);
+        }
       }
     }
   }

@@ -106,5 +106,18 @@ TYPED_TEST(Fprop, NoNumberStaysWhereItBelongs) {
   }
 }
 
+// In a window of zeros around the image, a sample is worth 0 times its weight.
+TYPED_TEST(Fprop, AMaskThatIsNoNumberInF16) {
+  const Sizes sizes{1, 64, 21, 40, 72, 3, 3, 1, 8};
+  Convolution conv(sizes, kBits<TypeParam>, 0.f, 1);
+  const int taps = 9, pixels = 21 * 40, tap = 7;  // below the image, in the last row
+  for (int group = 0; group < sizes.D; ++group) {
+    for (int q = 0; q < 40; ++q) conv.mask[(group * taps + tap) * pixels + 20 * 40 + q] = 1e5f;
+  }
+  GemmRun run;
+  while (!fprop_fits(conv.shape, TypeParam::kKind, run.tile, run.split_k)) ++run.tile;
+  EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>);
+}
+
 }  // namespace
 }  // namespace emulation
