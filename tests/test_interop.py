@@ -268,6 +268,7 @@ def _train_one_of_two(rank: int, device: str, sharded: bool, store: str, results
     else:
         grads = [grad.cpu() for grad in gradients(DistributedDataParallel(module), x)]
     torch.save(grads, f"{results}/{rank}.pt")
+    dist.barrier()  # gloo may abort where one leaves while the other is in a collective
     dist.destroy_process_group()
 
 
