@@ -219,12 +219,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     }
     ptx::wgmma_wait(sums);
     grad.release_last(lane);
-
-    float4* const to = segment.sums(params, warpgroup) + thread % 128;
-#pragma unroll
-    for (int i = 0; i < Config::kChannels / 8; ++i) {
-      to[i * 128] = {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
-    }
+    segment.store(params, warpgroup, thread, sums);
   }
 }
 

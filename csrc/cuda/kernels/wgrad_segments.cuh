@@ -82,6 +82,17 @@ class WgradSegments {
     return reinterpret_cast<float4*>(params.partial) +
            (int64_t{blockIdx.x + tile_} * Config::kUnits + i) * kUnitVectors;
   }
+  // A warpgroup's, of unit i.
+  template <int kSums>
+  __device__ __forceinline__ void store(const WgradParams& params, int32_t i, int thread,
+                                        const float (&sums_of_thread)[kSums]) const {
+    float4* const to = sums(params, i) + thread % 128;
+#pragma unroll
+    for (int j = 0; j < kSums / 4; ++j) {
+      to[j * 128] = {sums_of_thread[4 * j], sums_of_thread[4 * j + 1], sums_of_thread[4 * j + 2],
+                     sums_of_thread[4 * j + 3]};
+    }
+  }
 
  private:
   int64_t position_;
