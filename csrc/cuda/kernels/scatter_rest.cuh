@@ -14,7 +14,7 @@ class ScatterRest : public ScatterSampling<Math> {
  public:
   using Base = ScatterSampling<Math>;
   using Base::Base;
-  using Base::count, Base::dots, Base::first_map, Base::load_gradient, Base::reads_image;
+  using Base::count, Base::dots, Base::first_map, Base::reads_image;
   using Base::kNowhere;
   using Base::kTurns, Base::kVectors, Base::kOffset, Base::kMask, Base::kInput, Base::kWeight;
   using Base::params_, Base::shared_, Base::tile_;
@@ -47,7 +47,7 @@ class ScatterRest : public ScatterSampling<Math> {
         }
         if ((wants & ~kWeight) != 0) {
           float gradient[kBlockChannels];
-          load_gradient(i, gradient);
+          shared_.load_gradient(i, gradient);
           if ((wants & (kOffset | kMask)) != 0) {
             sampling_gradients(maps, position, pixel, gradient, i, block);
           }

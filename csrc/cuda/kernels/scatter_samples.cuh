@@ -10,7 +10,7 @@ class ScatterSamples : public ScatterSampling<Math> {
  public:
   using Base = ScatterSampling<Math>;
   using Base::Base;
-  using Base::count, Base::dots, Base::first_map, Base::load_gradient, Base::reads_image;
+  using Base::count, Base::dots, Base::first_map, Base::reads_image;
   using Base::kBinBits, Base::kNowhere, Base::plane;
   using Base::kTurns, Base::kVectors, Base::kOffset, Base::kMask, Base::kInput, Base::kWeight;
   using Base::params_, Base::shared_, Base::tile_;
@@ -118,10 +118,10 @@ class ScatterSamples : public ScatterSampling<Math> {
   __device__ __forceinline__ void core_sample(const Maps& maps, int32_t i, float y, float x,
                                               float mask, int wants, int32_t bin_y,
                                               int32_t bin_x) const {
-    const Floored row = floored(y), column = floored(x);
-    const float ly = row.fraction, lx = column.fraction;
-    const int32_t down = row.corner - bin_y;
-    const int32_t bin = down * params_.window.columns + (column.corner - bin_x);
+    const WindowSample at = window_sample(y, x, bin_y, bin_x);
+    const float ly = at.ly, lx = at.lx;
+    const auto down = static_cast<int32_t>(at.row);
+    const int32_t bin = down * params_.window.columns + static_cast<int32_t>(at.column);
     if ((wants & (kOffset | kMask | kWeight)) != 0) {
       const uint4* const top = shared_.image() + (bin + down);  // a row has one more pixel
       const uint4* const bottom = top + (params_.window.columns + 1);
@@ -135,7 +135,7 @@ class ScatterSamples : public ScatterSampling<Math> {
       if ((wants & kWeight) != 0) store_value(i, pixel, ly, lx, mask);
       if ((wants & (kOffset | kMask)) != 0) {
         float gradient[kBlockChannels], dot[4];
-        load_gradient(i, gradient);
+        shared_.load_gradient(i, gradient);
         dots(gradient, pixel, dot);
         const SamplingGradients result(dot, ly, lx, mask);
         if ((wants & kOffset) != 0) maps.store_offset(result.dy, result.dx);

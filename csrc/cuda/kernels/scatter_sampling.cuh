@@ -83,10 +83,9 @@ class ScatterSampling {
 
   __device__ __forceinline__ void store_value(int32_t i, const uint4 (&pixel)[kVectors][4],
                                               float ly, float lx, float mask) const {
-    const float bottom = mask * ly, top = mask - bottom;
-    const float right_top = top * lx, right_bottom = bottom * lx;
-    const uint4 weight =
-        Math::weights({top - right_top, right_top, bottom - right_bottom, right_bottom});
+    const WindowWeights weights = window_weights({0, 0, ly, lx}, mask);
+    const float* const w = weights.weight;
+    const uint4 weight = Math::weights({w[0], w[1], w[2], w[3]});
     uint32_t value[kVectors * 4];
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
@@ -100,18 +99,6 @@ class ScatterSampling {
                                         float mask) const {
     shared_.landed()[i] = bin | atomicAdd(shared_.begins() + bin, 1u) << kBinBits;
     shared_.place()[i].set(ly, lx, mask);
-  }
-
-  __device__ __forceinline__ void load_gradient(int32_t i,
-                                                float (&gradient)[kBlockChannels]) const {
-    Block block;
-    auto* const vector = reinterpret_cast<uint4*>(&block);
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      vector[v] = shared_.gradient()[v * kScatterSamples + i];
-    }
-#pragma unroll
-    for (int c = 0; c < kBlockChannels; ++c) gradient[c] = widen(block.lane[c]);
   }
 
   const ScatterParams& params_;

@@ -81,6 +81,16 @@ class ScatterShared {
 
   // [Block::kVectors][samples]: gradient columns.
   __device__ __forceinline__ uint4* gradient() const { return at<uint4>(0); }
+  __device__ __forceinline__ void load_gradient(uint32_t sample,
+                                                float (&value)[kBlockChannels]) const {
+    Block block;
+#pragma unroll
+    for (int v = 0; v < Block::kVectors; ++v) {
+      reinterpret_cast<uint4*>(&block)[v] = gradient()[v * kScatterSamples + sample];
+    }
+#pragma unroll
+    for (int c = 0; c < kBlockChannels; ++c) value[c] = widen(block.lane[c]);
+  }
   // [2][pixels]: half a block of channels each. While samples are made, their values for the weight
   // gradient.
   __device__ __forceinline__ float4* window() const { return at<float4>(places_.window); }

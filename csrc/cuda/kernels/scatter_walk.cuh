@@ -102,18 +102,10 @@ class ScatterWalk {
                                        float (&gradient)[kBlockChannels]) const {
     const uint32_t sample = shared_.list()[i];
     const ScatterPlace<Element> place = shared_.place()[sample];
-    const float bottom = place.mask * place.ly(), top = place.mask - bottom, lx = place.lx();
-    weight[1] = top * lx;
-    weight[0] = top - weight[1];
-    weight[3] = bottom * lx;
-    weight[2] = bottom - weight[3];
-    typename Shared::Block block;
+    const WindowWeights weights = window_weights({0, 0, place.ly(), place.lx()}, place.mask);
 #pragma unroll
-    for (int v = 0; v < Shared::Block::kVectors; ++v) {
-      reinterpret_cast<uint4*>(&block)[v] = shared_.gradient()[v * kScatterSamples + sample];
-    }
-#pragma unroll
-    for (int c = 0; c < kBlockChannels; ++c) gradient[c] = widen(block.lane[c]);
+    for (int k = 0; k < 4; ++k) weight[k] = weights.weight[k];
+    shared_.load_gradient(sample, gradient);
   }
 
   // What is left of the lists of a warp's bins; a corner at a time, for want of registers.
