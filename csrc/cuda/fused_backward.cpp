@@ -17,10 +17,10 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "kernels/dgrad_params.h"
-#include "kernels/ograd_params.h"
-#include "kernels/owgrad_params.h"
-#include "kernels/wgrad_params.h"
+#include "kernels/dgrad/dgrad_params.h"
+#include "kernels/ograd/ograd_params.h"
+#include "kernels/owgrad/owgrad_params.h"
+#include "kernels/wgrad/wgrad_params.h"
 #include "layout.h"
 #include "pack_params.h"
 #include "padded_nhwc.h"

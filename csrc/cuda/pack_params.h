@@ -5,7 +5,7 @@
 
 #include <utility>
 
-#include "kernels/fused_params.h"
+#include "kernels/fused/fused_params.h"
 
 namespace dcn {
 

@@ -4,7 +4,7 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "kernels/fused_params.h"
+#include "kernels/fused/fused_params.h"
 #include "layout.h"
 
 namespace dcn {

@@ -15,7 +15,7 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 
-#include "kernels/scatter_params.h"
+#include "kernels/scatter/scatter_params.h"
 #include "layout.h"
 #include "padded_nhwc.h"
 #include "stream_fork.h"

@@ -2,7 +2,7 @@
 // compiled for.
 #pragma once
 
-#include "fused_math.cuh"
+#include "fused/fused_math.cuh"
 
 namespace dcn {
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "cuda/kernels/dgrad_sm90.cuh"
+#include "cuda/kernels/dgrad/dgrad_sm90.cuh"
 #include "host_lists.h"
 #include "runs.h"
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "cuda/kernels/fprop_sm90.cuh"
+#include "cuda/kernels/fprop/fprop_sm90.cuh"
 #include "runs.h"
 
 namespace emulation {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "convolution.h"
-#include "cuda/kernels/landing_lists.h"
+#include "cuda/kernels/landing/landing_lists.h"
 #include "device_memory.h"
 
 namespace emulation {

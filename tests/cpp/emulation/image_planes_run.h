@@ -1,7 +1,7 @@
 // The image by blocks of channels, as the kernels of narrow offset groups read it, on the emulator.
 #pragma once
 
-#include "cuda/kernels/scatter_params.h"
+#include "cuda/kernels/scatter/scatter_params.h"
 #include "runs.h"
 
 namespace emulation {

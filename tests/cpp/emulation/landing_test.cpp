@@ -1,8 +1,8 @@
 // Landing lists of planes, executed by the emulator.
 #include <gtest/gtest.h>
 
-#include "cuda/kernels/landing_lists.cu"
-#include "cuda/kernels/landing_planes.cu"
+#include "cuda/kernels/landing/landing_lists.cu"
+#include "cuda/kernels/landing/landing_planes.cu"
 #include "host_lists.h"
 #include "runs.h"
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "cuda/kernels/ograd_sm90.cuh"
+#include "cuda/kernels/ograd/ograd_sm90.cuh"
 #include "dgrad_tiles.h"
 #include "runs.h"
 

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "cuda/kernels/owgrad_launch.h"
-#include "cuda/kernels/owgrad_sm90.cuh"
+#include "cuda/kernels/owgrad/owgrad_launch.h"
+#include "cuda/kernels/owgrad/owgrad_sm90.cuh"
 #include "dgrad_tiles.h"
 #include "owgrad_plan.h"
 #include "wgrad_arrays.h"

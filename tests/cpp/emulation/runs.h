@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "convolution.h"
-#include "cuda/kernels/fused_math.cuh"
-#include "cuda/kernels/fused_params.h"
+#include "cuda/kernels/fused/fused_math.cuh"
+#include "cuda/kernels/fused/fused_params.h"
 #include "device_memory.h"
 
 namespace emulation {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cuda/kernels/scatter.cuh"
+#include "cuda/kernels/scatter/scatter.cuh"
 #include "image_planes_run.h"
 #include "runs.h"
 

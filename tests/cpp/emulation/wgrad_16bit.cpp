@@ -1,5 +1,5 @@
 // The kernels of the weight gradient that the emulator runs with 16-bit arithmetic.
-#include "cuda/kernels/wgrad_sm90.cuh"
+#include "cuda/kernels/wgrad/wgrad_sm90.cuh"
 
 namespace dcn {
 

@@ -1,5 +1,5 @@
 // The kernels of the weight gradient that the emulator runs with f32 values.
-#include "cuda/kernels/wgrad_f32.cuh"
+#include "cuda/kernels/wgrad/wgrad_f32.cuh"
 
 namespace dcn {
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cuda/kernels/wgrad_params.h"
+#include "cuda/kernels/wgrad/wgrad_params.h"
 #include "runs.h"
 #include "wgrad_plan.h"
 

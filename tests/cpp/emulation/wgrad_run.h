@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "cuda/kernels/wgrad_launch.h"
+#include "cuda/kernels/wgrad/wgrad_launch.h"
 #include "wgrad_arrays.h"
 
 namespace dcn {

@@ -1,0 +1,57 @@
+// The fused forward pass on compute capability 9.0: samples are the values that are gathered.
+#pragma once
+
+#include <type_traits>
+
+#include "../fused/fused_gather.cuh"
+#include "../fused/gather_gemm_sm90.cuh"
+#include "window_gather.cuh"
+
+namespace dcn {
+
+template <class Math_, int kTile>
+struct FpropConfig : AllTiles {
+  using Math = Math_;
+  using Params = FpropParams;
+  static constexpr FpropTile tile = kFpropTiles[kTile];
+  static constexpr int kTileChannels = tile.channels;
+  static constexpr int kTilePixels = tile.pixels;
+  static constexpr int kThreads = 2 * kTilePixels;
+  static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
+  static constexpr int kPlanBytes = warp_bytes(tile);
+  static constexpr bool kOddRowsSwapped = true;
+  // Rows of a narrow tile are no neighbours (window_pixel).
+  static constexpr uint32_t kRunRows = tile.narrow ? 1 : kWarpPixels;
+  static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
+  static constexpr int kRowsInFlight = kExactSums ? 1 : tile.rows_in_flight;
+  // 3xTF32 has no registers to hold the fragments of two steps.
+  static constexpr bool kOverlap = tile.overlap && !kExactSums;
+  // Narrow tiles plan the samples of a step while the one before is multiplied.
+  static constexpr bool kWaitsInStep = tile.narrow;
+  using Gather = std::conditional_t<tile.narrow, WindowGather<Math, window_pixels(tile)>,
+                                    WideGather<Math, kRowsInFlight>>;
+  static constexpr int kParts = weight_parts(Math::kKind);
+  using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
+                                     WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
+
+  static __device__ __forceinline__ TileRow row_at(const FpropParams& params, uint32_t first,
+                                                   uint32_t row) {
+    if (!tile.narrow) return tile_row(params, first, row);
+    return cell_row(params, first / kTilePixels, row);
+  }
+
+  template <class Sums>
+  static __device__ __forceinline__ void ended(const FpropParams&, Gather&, int32_t, const Sums&) {}
+  static int64_t shared_bytes(int64_t steps) { return dcn::shared_bytes(tile, Math::kKind, steps); }
+};
+
+// Each kind of arithmetic is instantiated in a file of its own.
+template <class Math>
+cudaError_t launch_fprop_math(const FpropParams& params, int tile, int multiprocessors,
+                              cudaStream_t stream) {
+  return with_tile<90, Math>(tile, [&](auto index) {
+    return launch_gather_gemm<FpropConfig<Math, index()>>(params, multiprocessors, stream);
+  });
+}
+
+}  // namespace dcn

@@ -1,0 +1,210 @@
+// The body of the implicit GEMMs on compute capability 9.0 whose A is gathered straight into the
+// registers of wgmma: the forward pass (fprop_sm90.cuh) and the input gradient (dgrad_sm90.cuh).
+//
+//   grid      x: tiles of kTilePixels pixels of the result, of which a CTA walks several
+//             y: tiles of kTileChannels channels of the result, of each convolution group
+//             z: parts of the steps, split_k, which are the CTAs of a cluster
+//   CTA       kThreads / 128 warpgroups; each multiplies 64 pixels by all channels of the tile
+//   step      a tap of a slice (fused_layout.h). Each warp gathers its 16 pixels' values into
+//             fragments of A while the loads of the next step are on their way; the weight tile of
+//             the step, packed and swizzled, comes by a bulk copy (weight_tiles.cuh)
+//   epilogue  a split exchanges its f32 sums and adds them up in the order of the parts
+//             (split_tile.cuh); adds the bias, stores once
+//
+// Bound by the latency of gathers that hit the L1: a warp scheduler holds two to four warps. So
+// nothing but the gather is in the step's way: no exchange between lanes, no barrier of the CTA.
+//
+// A Config names Math, Params (an FpropParams or more), Gather, Weights, tile, the constants used
+// below, the shared memory of a CTA, which tiles are walked, and which pixel a row of a tile is.
+#pragma once
+
+#include "../fprop/fprop_launch.h"
+#include "fused_wgmma.cuh"
+#include "../kernel_setup.h"
+#include "split_tile.cuh"
+#include "../layout/weight_tiles.cuh"
+
+namespace dcn {
+
+// Tensor cores cut off what a sum cannot hold, always towards zero: the error grows with gemm_k. So
+// where f32's accuracy is asked for, they sum up a step only, and steps are added by additions that
+// round.
+template <class Config, int kTotals, int kSums>
+__device__ __forceinline__ void add_to(float (&totals)[kTotals], const float (&sums)[kSums]) {
+  if constexpr (Config::kExactSums) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) totals[i] += sums[i];
+  }
+}
+
+// Whether a lane's values have their halves of the slice swapped. Where none has, a number that no
+// thread has decides: were fragments mere copies of values, the compiler would have values written
+// to the registers of fragments that are being multiplied.
+template <class Config>
+__device__ __forceinline__ bool swaps_halves(int thread) {
+  if constexpr (Config::kOddRowsSwapped) return (thread & 4) != 0;
+  return Config::kOverlap && (thread & 1024) != 0;
+}
+
+// The first step of a part of the steps; the first parts have one more than the others.
+__device__ __forceinline__ int32_t first_step(const FpropParams& params, int32_t part) {
+  return part * params.part_steps + min(part, params.longer_parts);
+}
+
+// Every tile of the pixels is walked, in the order of tile_row.
+struct AllTiles {
+  static __device__ __forceinline__ int32_t tiles(const FpropParams& params) {
+    return params.pixel_tiles;
+  }
+  static __device__ __forceinline__ int32_t tile_of(const FpropParams&, int32_t turn) {
+    return turn;
+  }
+  static int64_t rows(const FpropParams& params) { return params.shape.output_pixels(); }
+  static __device__ __forceinline__ TileRow row_at(const FpropParams& params, uint32_t first,
+                                                   uint32_t row) {
+    return tile_row(params, first, row);
+  }
+};
+
+// Asks for the weight of a tile of channels, from that step on: of as many channels as there are.
+template <class Config>
+__device__ __forceinline__ void start_weights(const FpropParams& params,
+                                              typename Config::Weights& weights, int32_t group,
+                                              int32_t channel_tile, int32_t step) {
+  constexpr int kTilePieces = Config::kTileChannels / kPieceChannels;
+  constexpr int kPieceBytes = kPieceChannels * kSliceBytes;
+  constexpr int kParts = weight_parts(Config::Math::kKind);
+  const int32_t pieces = tiles_of(params.shape.output_channels_per_group(), kPieceChannels);
+  const int32_t first = channel_tile * kTilePieces;
+  const int64_t of_step = int64_t{group} * params.layout.steps + step;
+  weights.start({static_cast<const uint8_t*>(params.weight) +
+                     (of_step * kParts * pieces + first) * kPieceBytes,
+                 static_cast<uint32_t>(min(pieces - first, kTilePieces) * kPieceBytes),
+                 static_cast<uint32_t>(pieces * kPieceBytes),
+                 static_cast<uint32_t>(kParts * pieces * kPieceBytes)});
+}
+
+template <class Config>
+__global__ void __launch_bounds__(Config::kThreads, 1)
+    dcn_gather_gemm_sm90_kernel(const __grid_constant__ typename Config::Params params) {
+  using Math = typename Config::Math;
+  extern __shared__ uint8_t shared_memory[];
+  const uint32_t start = ptx::shared_address(shared_memory);
+  const uint32_t aligned = (start + kTileAlignment - 1) & ~(kTileAlignment - 1u);
+  const ConvShape& shape = params.shape;
+  const FusedLayout& layout = params.layout;
+
+  const int thread = kept(threadIdx.x);
+  const int32_t begin = first_step(params, blockIdx.z), end = first_step(params, blockIdx.z + 1);
+  const int32_t group = params.channel_tiles.quotient(blockIdx.y);
+  const int32_t channel_tile = blockIdx.y - group * params.channel_tiles.value;
+  const int32_t tiles = Config::tiles(params);
+  if (blockIdx.x >= tiles) return;
+  if (params.converted) ptx::wait_for_previous_grid();  // it converts the image
+  TileBias<Config>(params, group, channel_tile).prefetch();
+  typename Config::Weights weights(aligned, end - begin, (tiles - 1 - blockIdx.x) / gridDim.x + 1,
+                                   thread);
+  float* const bias = reinterpret_cast<float*>(shared_memory + (weights.end() - start));
+  uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
+  typename Config::Gather gather(params, plans, group, thread);
+  const auto row_of = [&](int32_t tile) {
+    return Config::row_at(params, static_cast<uint32_t>(tile) * Config::kTilePixels,
+                          thread / 32 * kWarpPixels + thread % kWarpPixels);
+  };
+
+  float sums[Config::kTileChannels / 2];
+  float totals[Config::kExactSums ? Config::kTileChannels / 2 : 1];
+
+  bool started = false;
+  for (int32_t turn = blockIdx.x; turn < tiles; turn += gridDim.x) {
+    int32_t tile = Config::tile_of(params, turn);
+#pragma unroll
+    for (float& sum : sums) sum = 0.f;
+#pragma unroll
+    for (float& total : totals) total = 0.f;
+
+    for (int32_t step = begin; step < end;) {
+      const FusedStep at = step_at(layout, shape.taps(), step);
+      int32_t left = min(end - step, gather.run_length(params, at));
+      step += left;
+      gather.begin(row_of(tile), at);
+      if (!started) {
+        const float own_bias = TileBias<Config>(params, group, channel_tile).load();
+        start_weights<Config>(params, weights, group, channel_tile, begin);
+        TileBias<Config>::store(own_bias, bias);
+        started = true;
+      }
+      uint32_t a[16 * weight_parts(Math::kKind)] = {};
+#pragma unroll 1
+      while (left-- > 0) {
+        uint32_t value[4][4];
+        const auto wait = [&] {
+          if constexpr (!Config::kOverlap) ptx::wgmma_wait(sums, a);
+          add_to<Config>(totals, sums);
+        };
+        if constexpr (Config::kWaitsInStep) {
+          gather.step(value, left > 0, wait);
+        } else {
+          wait();
+          gather.step(value, left > 0);
+        }
+        // Of the step before; its fragments and weight tile are free.
+        if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
+        weights.release_previous();
+        const uint32_t b = weights.wait();
+        to_fragments<Math>(value, swaps_halves<Config>(thread), a);
+        ptx::wgmma_fence();
+        multiply_step<Math>(sums, a, b, Config::kTileChannels * kSliceBytes);
+        ptx::wgmma_commit();
+        weights.advance();
+      }
+      ptx::wgmma_wait(sums, a);
+    }
+    if constexpr (Config::kExactSums) {
+      add_to<Config>(totals, sums);
+#pragma unroll
+      for (int i = 0; i < Config::kTileChannels / 2; ++i) sums[i] = totals[i];
+    }
+
+    // Found again rather than kept: the loop above has no register to spare.
+    asm volatile("" : "+r"(tile));
+    Config::ended(params, gather, tile, sums);
+    const OutputTile<Math> out(params, bias, plans + thread / 32 * Config::kPlanBytes, group,
+                               channel_tile * Config::kTileChannels, row_of(tile),
+                               Config::kRunRows);
+    if (params.split_k == 1) {
+      store_tile<Config>(out, sums);
+    } else {
+      store_split_tile<Config>(out, sums, params.split_k, blockIdx.z, aligned);
+    }
+  }
+}
+
+template <class Config>
+cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocessors,
+                               cudaStream_t stream) {
+  const cudaError_t error = set_up_kernel<dcn_gather_gemm_sm90_kernel<Config>>(kFusedSharedBytes);
+  if (error != cudaSuccess) return error;
+  const int64_t steps = tiles_of(params.layout.steps, params.split_k);
+
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t launch = {};
+  launch.gridDim =
+      lay_out_grid(params, Config::rows(params), Config::tile, /*ctas=*/1, multiprocessors);
+  launch.blockDim = dim3(Config::kThreads);
+  launch.dynamicSmemBytes = Config::shared_bytes(steps);
+  launch.stream = stream;
+  launch.attrs = attributes;
+  launch.numAttrs = params.split_k > 1 ? 2 : 1;
+  // The kernel before packs the weight; this one plans its first samples meanwhile, if it need not
+  // wait for the image. Where the kernel before may be anybody's, it may write what is planned
+  // from.
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = !params.prepacked || params.converted;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = attributes[1].val.clusterDim.y = 1;
+  attributes[1].val.clusterDim.z = static_cast<unsigned>(params.split_k);
+  return cudaLaunchKernelEx(&launch, dcn_gather_gemm_sm90_kernel<Config>, params);
+}
+
+}  // namespace dcn

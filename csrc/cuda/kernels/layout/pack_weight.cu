@@ -1,0 +1,300 @@
+// Packs the weight for the fused kernels: a warp has a row of the tiles of a slice, tap after tap,
+// and a lane 4 bytes of it, so that loads of consecutive channels and all stores are coalesced.
+//
+// Rows are output channels, 128 bytes of gemm_k each, in tiles: [group][step][part][tile], steps in
+// the order of fused_layout.h, so that a kernel whose tiles are wider finds several side by side.
+// Two permutations make the kernels' lives easy, and cost nothing here: gemm_k inside a slice, so
+// that a lane's vector of channels is a fragment of A as it comes (fused_gather.cuh), and the
+// channels of a tile, so that a lane ends with consecutive ones (fprop_epilogue.cuh). Vectors of a
+// row are swizzled as wgmma reads them.
+//
+// For mma.sync the order is [group][tile][step], and a tile holds vectors instead of rows, each for
+// one lane and load (fused_mma.cuh): [half slice][part][8 output channels][lane], channels of
+// gemm_k in their natural order.
+#include <type_traits>
+
+#include "../fused/fused_params.h"
+#include "../kernel_setup.h"
+#include "../ptx_sm90.cuh"
+#include "../sampling.cuh"
+#include "../with_math.h"
+
+namespace dcn {
+namespace {
+
+// Output channel of the tile at row `row`.
+__device__ __forceinline__ int32_t tile_channel(int32_t row) {
+  return row / 32 * 32 + row / 2 % 4 * 8 + row / 8 % 4 * 2 + row % 2;
+}
+
+// Where the 4 bytes of a row go that lie at 4 * `lane` in the order of the channels. For wgmma, a
+// vector of 16 bytes of the channels is what a lane of a quad gathers, and its 4 parts are its
+// registers of the fragments: of two multiplications, an early and a late one each. So vectors of
+// the tile have that part of the four lanes. A lane gathers one vector of each half slice, or two
+// neighbours where offset groups are narrow.
+template <bool kForMmaSync>
+__device__ __forceinline__ int32_t byte_of_tile(int32_t row, int32_t lane, int32_t half_bytes,
+                                                bool narrow) {
+  const int32_t half = lane / 16;
+  if constexpr (kForMmaSync) {
+    return half * half_bytes + (row / 8 * 32 + row % 8 * 4) * kVectorBytes + lane % 16 * 4;
+  } else {
+    const int32_t vector = lane / 4, part = lane % 4;  // part: 2 * k + late
+    const int32_t turn = narrow ? vector % 2 : half, quad = narrow ? vector / 2 : vector % 4;
+    return row * kSliceBytes + ((turn * 4 + part) ^ row % 8) * kVectorBytes + quad * 4;
+  }
+}
+
+constexpr int kRows = 8;  // of a block, a warp each
+constexpr int kThreads = kRows * 32;
+constexpr int kTapsAtOnce = 9;  // whose loads are on their way together
+
+// The type of a load.
+template <typename T>
+struct Loads {
+  using Of = T;
+};
+
+struct PackWalk : PackWeightParams {
+  Divisor units, slices, chunks;  // of a tile's walk: chunks of slices of blocks
+  Divisor channel_tiles, kernel_width;
+  bool pairs;  // two channels of 16 bits are one load
+};
+
+// Zeroes the counters: every kernel here.
+__device__ __forceinline__ void zero_counters(const PackWeightParams& params) {
+  const uint32_t block = blockIdx.x + gridDim.x * blockIdx.y;
+  for (uint32_t i = block * kThreads + threadIdx.x; i < params.counter_count;
+       i += gridDim.x * gridDim.y * kThreads) {
+    params.counters[i] = 0;
+  }
+}
+
+template <class Math, bool kForMmaSync>
+__global__ void __launch_bounds__(kThreads)
+    dcn_pack_weight_kernel(const __grid_constant__ PackWalk params) {
+  using Element = typename Math::Element;
+  using Bits = std::conditional_t<sizeof(Element) == 2, uint16_t, uint32_t>;
+  constexpr int kParts = weight_parts(Math::kKind);
+  constexpr int kChannels = 4 / sizeof(Element);  // of a lane
+  ptx::launch_dependents();
+  const ConvShape& shape = params.shape;
+  const FusedLayout& layout = params.layout;
+  zero_counters(params);
+
+  const int32_t tile = params.units.quotient(blockIdx.x);  // of the groups' output channels
+  const int32_t unit = blockIdx.x - tile * params.units.value;
+  const int32_t chunk_of_all = params.slices.quotient(unit);
+  const int32_t slice = unit - chunk_of_all * params.slices.value;
+  const int32_t block = params.chunks.quotient(chunk_of_all);
+  const int32_t first_tap = (chunk_of_all - block * params.chunks.value) * layout.chunk_taps;
+  const int32_t taps = min(layout.chunk_taps, shape.taps() - first_tap);
+
+  const int32_t group = params.channel_tiles.quotient(tile);
+  const int32_t tile_in_group = tile - group * params.channel_tiles.value;
+  const int32_t lane = threadIdx.x % 32, row = blockIdx.y * kRows + threadIdx.x / 32;
+  const int32_t k = tile_in_group * params.tile_channels + tile_channel(row);
+  const Element* from[kChannels];
+  bool exists[kChannels];
+#pragma unroll
+  for (int e = 0; e < kChannels; ++e) {
+    const int32_t in_block = (slice * 32 + lane) * kChannels + e;
+    const int32_t padded = block * layout.block_channels + in_block;
+    const int32_t c = layout.padded() ? unpadded_channel(layout, padded) : padded;
+    exists[e] = k < shape.output_channels_per_group() && in_block < layout.block_channels && c >= 0;
+    from[e] = static_cast<const Element*>(params.weight) + group * params.stride_g +
+              k * params.stride_k + c * params.stride_c;
+  }
+
+  const int32_t tile_bytes = params.tile_channels * kSliceBytes;
+  const int32_t tiles_of_step = kForMmaSync ? 1 : params.channel_tiles.value;
+  const int32_t part_bytes = kForMmaSync ? tile_bytes / 2 : tiles_of_step * tile_bytes;
+  const int64_t step_bytes = int64_t{kParts} * tiles_of_step * tile_bytes;
+  const int32_t step =
+      block * layout.slices * shape.taps() + first_tap * layout.slices + slice * taps;
+  uint8_t* to = static_cast<uint8_t*>(params.packed) +
+                (int64_t{kForMmaSync ? tile : group} * layout.steps + step) * step_bytes +
+                (kForMmaSync ? 0 : tile_in_group * tile_bytes) +
+                byte_of_tile<kForMmaSync>(row, lane, kParts * part_bytes, layout.narrow);
+  const auto pack = [&](auto loads) {
+    using Load = typename decltype(loads)::Of;
+    constexpr int kLoads = 4 / sizeof(Load);
+#pragma unroll 1
+    for (int32_t first = 0; first < taps; first += kTapsAtOnce) {
+      const int32_t count = min(taps - first, kTapsAtOnce);
+      const int32_t r = params.kernel_width.quotient(first_tap + first);
+      int32_t s = first_tap + first - r * shape.S;
+      int64_t offset = r * params.stride_r + s * params.stride_s;
+      uint32_t loaded[kTapsAtOnce][kLoads] = {};
+#pragma unroll
+      for (int i = 0; i < kTapsAtOnce; ++i) {
+        if (i == count) break;
+#pragma unroll
+        for (int e = 0; e < kLoads; ++e) {
+          if (exists[e]) loaded[i][e] = __ldg(reinterpret_cast<const Load*>(from[e] + offset));
+        }
+        offset += params.stride_s;
+        if (++s == shape.S) {
+          s = 0;
+          offset += params.stride_r - shape.S * params.stride_s;
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kTapsAtOnce; ++i) {
+        if (i == count) break;
+        uint32_t bits = loaded[i][0];
+        if constexpr (kLoads == 2) bits |= loaded[i][1] << 16;
+        const auto& weight = reinterpret_cast<const Vector<Element, kChannels>&>(bits);
+        Vector<Element, kChannels> value[kParts];
+#pragma unroll
+        for (int e = 0; e < kChannels; ++e) Math::split(weight.lane[e], value, e);
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          *reinterpret_cast<Vector<Element, kChannels>*>(to + part * part_bytes) = value[part];
+        }
+        to += step_bytes;
+      }
+    }
+  };
+  if (kChannels == 2 && params.pairs) {
+    pack(Loads<uint32_t>{});
+  } else {
+    pack(Loads<Bits>{});
+  }
+  // The kernel behind waits for this one, and then finds the image too.
+  ptx::wait_for_previous_grid();
+}
+
+// The same for wgmma where output channels lie side by side, as those of a transposed weight do
+// that is channels_last: a block has the rows of a tile for one slice and tap, and turns them in
+// shared memory. (It is launched behind what comes before, and need not wait for it.)
+template <class Math>
+__global__ void __launch_bounds__(kThreads)
+    dcn_pack_columns_kernel(const __grid_constant__ PackWalk params) {
+  using Element = typename Math::Element;
+  constexpr int kParts = weight_parts(Math::kKind);
+  constexpr int kChannels = 4 / sizeof(Element);  // of a register
+  constexpr int kSlice = kSliceBytes / sizeof(Element), kVec = kVectorBytes / sizeof(Element);
+  constexpr int kRowVectors = kPieceChannels / kVec;
+  __shared__ Vector<Element, kVec> columns[kSlice][kRowVectors];
+  ptx::launch_dependents();
+  const ConvShape& shape = params.shape;
+  const FusedLayout& layout = params.layout;
+  zero_counters(params);
+
+  const int32_t tile = params.units.quotient(blockIdx.x);  // of the groups' output channels
+  const int32_t unit = blockIdx.x - tile * params.units.value;
+  const int32_t tap = params.slices.quotient(unit), slice = unit - tap * params.slices.value;
+  const int32_t group = params.channel_tiles.quotient(tile);
+  const int32_t tile_in_group = tile - group * params.channel_tiles.value;
+  const int32_t first_k = tile_in_group * kPieceChannels;
+  const int32_t r = params.kernel_width.quotient(tap), s = tap - r * shape.S;
+  const Element* const from = static_cast<const Element*>(params.weight) + group * params.stride_g +
+                              r * params.stride_r + s * params.stride_s;
+#pragma unroll
+  for (int i = 0; i < kSlice * kRowVectors / kThreads; ++i) {
+    const int32_t at = i * kThreads + threadIdx.x;
+    const int32_t column = at / kRowVectors, k = first_k + at % kRowVectors * kVec;
+    const int32_t c = slice * kSlice + column;
+    Vector<Element, kVec> vector = {};
+    if (k < shape.output_channels_per_group() && c < layout.block_channels) {
+      vector = *reinterpret_cast<const Vector<Element, kVec>*>(from + c * params.stride_c + k);
+    }
+    columns[column][at % kRowVectors] = vector;
+  }
+  __syncthreads();
+
+  const int32_t first_tap = tap / layout.chunk_taps * layout.chunk_taps;
+  const int32_t chunk_taps = min(layout.chunk_taps, shape.taps() - first_tap);
+  const int32_t step = first_tap * layout.slices + slice * chunk_taps + tap - first_tap;
+  const int32_t tile_bytes = kPieceChannels * kSliceBytes;
+  const int32_t part_bytes = params.channel_tiles.value * tile_bytes;
+  uint8_t* const to = static_cast<uint8_t*>(params.packed) +
+                      (int64_t{group} * layout.steps + step) * kParts * part_bytes +
+                      tile_in_group * tile_bytes;
+#pragma unroll
+  for (int i = 0; i < kPieceChannels * 8 / kThreads; ++i) {
+    const int32_t row = threadIdx.x % kPieceChannels;
+    const int32_t vector = i * (kThreads / kPieceChannels) + threadIdx.x / kPieceChannels;
+    const int32_t k = tile_channel(row);
+    uint32_t value[kParts][4];
+#pragma unroll
+    for (int quad = 0; quad < 4; ++quad) {
+      const int32_t first = (vector / 4 * 16 + quad * 4 + vector % 4) * kChannels;
+      Vector<Element, kChannels> split[kParts];
+#pragma unroll
+      for (int e = 0; e < kChannels; ++e) {
+        Math::split(reinterpret_cast<const Element*>(columns[first + e])[k], split, e);
+      }
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        value[part][quad] = reinterpret_cast<const uint32_t&>(split[part]);
+      }
+    }
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      *reinterpret_cast<uint4*>(to + part * part_bytes + row * kSliceBytes +
+                                (vector ^ row % 8) * kVectorBytes) =
+          uint4{value[part][0], value[part][1], value[part][2], value[part][3]};
+    }
+  }
+}
+
+// Whether that kernel is for this weight.
+bool in_columns(const PackWeightParams& params) {
+  const int64_t bytes = element_bytes(params.math);
+  const int64_t strides = params.stride_g | params.stride_c | params.stride_r | params.stride_s |
+                          params.shape.output_channels_per_group();
+  return !params.for_mma_sync && params.stride_k == 1 && params.tile_channels == kPieceChannels &&
+         params.layout.blocks == 1 && !params.layout.padded() && !params.layout.narrow &&
+         strides * bytes % kVectorBytes == 0 &&
+         reinterpret_cast<uintptr_t>(params.weight) % kVectorBytes == 0;
+}
+
+// Whether two channels that follow one another lie side by side, and aligned, for every tap.
+bool in_pairs(const PackWeightParams& params) {
+  return params.stride_c == 1 && params.layout.segment % 2 == 0 &&
+         (params.stride_g | params.stride_k | params.stride_r | params.stride_s) % 2 == 0 &&
+         reinterpret_cast<uintptr_t>(params.weight) % 4 == 0;
+}
+
+template <class Math, bool kForMmaSync>
+cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
+  const FusedLayout& layout = params.layout;
+  const int64_t chunks = tiles_of(params.shape.taps(), layout.chunk_taps);
+  const int64_t units = layout.blocks * chunks * layout.slices;
+  const int64_t channel_tiles =
+      tiles_of(params.shape.output_channels_per_group(), params.tile_channels);
+  PackWalk walk{};
+  static_cast<PackWeightParams&>(walk) = params;
+  walk.units = Divisor(static_cast<uint32_t>(units));
+  walk.slices = Divisor(static_cast<uint32_t>(layout.slices));
+  walk.chunks = Divisor(static_cast<uint32_t>(chunks));
+  walk.channel_tiles = Divisor(static_cast<uint32_t>(channel_tiles));
+  walk.kernel_width = Divisor(params.shape.S);
+  walk.pairs = in_pairs(params);
+  if (!kForMmaSync && in_columns(params)) {
+    const unsigned blocks = params.shape.G * channel_tiles * layout.slices * params.shape.taps();
+    walk.units = Divisor(static_cast<uint32_t>(layout.slices * params.shape.taps()));
+    return launch_kernel<dcn_pack_columns_kernel<Math>>(blocks, kThreads, 0, stream, walk);
+  }
+  const dim3 grid(static_cast<unsigned>(params.shape.G * channel_tiles * units),
+                  params.tile_channels / kRows);
+  return launch_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(grid, kThreads, 0, stream, walk,
+                                                                  params.beside_conversion);
+}
+
+template <class Math>
+cudaError_t launch(const PackWeightParams& params, cudaStream_t stream) {
+  return params.for_mma_sync ? launch_order<Math, true>(params, stream)
+                             : launch_order<Math, false>(params, stream);
+}
+
+}  // namespace
+
+cudaError_t launch_pack_weight(const PackWeightParams& params, cudaStream_t stream) {
+  return with_math(params.math,
+                   [&](auto arithmetic) { return launch<decltype(arithmetic)>(params, stream); });
+}
+
+}  // namespace dcn

@@ -1,0 +1,161 @@
+// The gradients of input, weight, offset and mask where few channels share their offsets, in one
+// kernel.
+//
+// A sample then brings so little to each corner that atomics in memory, and lists of a whole
+// image's samples (dgrad), cost more than all else. So a CTA adds up on chip what the samples of a
+// tile of output pixels bring to a pixel:
+//
+//   grid      CTAs that share the tiles of 8 x 16 output pixels, an offset group after the other
+//   columns   for 8 channels at a time: grad x weight^T into shared memory, and beside it a window
+//             of the image
+//   samples   a lane has a sample: its corners, their dot products with the gradient column, and
+//             from them the offset and mask gradients; its value; counted by bin, the top-left
+//             corner
+//   weight    grad^T x values, added to what the CTA has left of the tiles before; the next kernel
+//             adds the CTAs' sums in order
+//   order     lists of the bins' samples; of the bins by length, so that a warp's are alike
+//   walk      a lane has a bin: what its list brings to each of the four corners, in registers;
+//             then, a corner at a time, added to a window of pixels in shared memory
+//   flush     of the window, by atomics in f32
+//
+// Samples beyond the window's bins, and those whose gradients are not finite, are added to memory
+// one by one.
+#pragma once
+
+#include "../kernel_setup.h"
+#include "scatter_columns.cuh"
+#include "scatter_samples.cuh"
+#include "scatter_walk.cuh"
+#include "scatter_weight_sums.cuh"
+#include "scatter_wgrad.cuh"
+
+namespace dcn {
+
+constexpr int kScatterStaticBytes = 1024;  // of shared memory, at most
+// In per cent, as kFusedCarveout: the CTAs that fit want more than other fused kernels.
+template <class Math>
+constexpr int kScatterCarveout = sizeof(typename Math::Element) == 2 ? 85 : 100;
+
+// kOneStep: there is one chunk of taps and one block of channels, as nearly always.
+template <class Math, bool kOneStep>
+__device__ __forceinline__ void scatter_tile(const ScatterParams& params, const ScatterTile& tile,
+                                             const ScatterShared<typename Math::Element>& shared,
+                                             bool fresh) {
+  const ScatterColumns<Math> columns(params, tile, shared);
+  const ScatterSamples<Math> samples(params, tile, shared);
+  const ScatterWgrad<Math> wgrad(params, tile, shared, fresh);
+  const ScatterWalk<Math> walk(params, tile, shared);
+  const int32_t all_taps = params.shape.taps(), bins = params.window.bins();
+  const bool scatters = params.grad_input != nullptr;
+  const bool with_columns =
+      scatters || params.grad_offset != nullptr || params.grad_mask != nullptr;
+#pragma unroll 1
+  for (int32_t chunk = 0; chunk < (kOneStep ? 1 : params.work.chunks); ++chunk) {
+    const int32_t first_tap = chunk * kScatterTaps, taps = min(kScatterTaps, all_taps - first_tap);
+    samples.begin(first_tap, taps);
+    if (scatters) {
+      // The lengths are behind the last bin.
+      const int numbers = padded_bins(bins) + kLengths;
+      for (int i = threadIdx.x; i < numbers; i += kScatterThreads) shared.begins()[i] = 0;
+    }
+    int32_t with_samples = 0;
+#pragma unroll 1
+    for (int32_t block = 0; block < (kOneStep ? 1 : params.blocks.count); ++block) {
+      samples.fetch_image(block);
+      const bool own_finite = !with_columns || columns.run(first_tap, taps, block);
+      ptx::wait_for_copies();
+      const bool finite = !__syncthreads_or(!own_finite);
+      samples.run(first_tap, taps, block, finite);
+      __syncthreads();
+      if (params.partial != nullptr) wgrad.run(chunk, taps, block);
+      if (scatters && block == 0) {
+        with_samples = order_bins(shared.begins(), shared.order(), shared.lengths(), bins);
+        samples.list(taps);
+      }
+      __syncthreads();  // values have been read, and lists written
+      if (!scatters) continue;
+      walk.clear();
+      walk.run(with_samples);
+      __syncthreads();
+      walk.flush(block);
+      __syncthreads();  // the next window, and the next lists
+    }
+  }
+}
+
+template <class Math, bool kOneStep>
+__global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind))
+    dcn_bprop_scatter_kernel(const __grid_constant__ ScatterParams params) {
+  extern __shared__ uint8_t shared_memory[];
+  const ScatterShared<typename Math::Element> shared(shared_memory, params.places);
+  const int32_t first = params.first_item(blockIdx.x), end = params.first_item(blockIdx.x + 1);
+  // This one and the next.
+  __shared__ ScatterTile tiles[2];
+  if (threadIdx.x == 0) tiles[first % 2].find(params, first);
+  __syncthreads();
+#pragma unroll 1
+  for (int32_t item = first; item < end; ++item) {
+    if (threadIdx.x == 0) tiles[(item + 1) % 2].find(params, item + 1);
+    const ScatterTile& tile = tiles[item % 2];
+    scatter_tile<Math, kOneStep>(params, tile, shared, item == first || tile.number == 0);
+  }
+}
+
+inline ScatterParams with_work(ScatterParams params, int element_bytes) {
+  const ConvShape& shape = params.shape;
+  params.blocks = scatter_blocks(params.layout, params.grad_layout, element_bytes);
+  params.window = bin_window(shape);
+  params.work = scatter_work(shape, element_bytes);
+  params.bin_columns = Divisor(params.window.columns);
+  params.window_columns = Divisor(params.window.columns + 1);
+  params.kernel_width = Divisor(shape.S);
+  params.tiles = Divisor(static_cast<uint32_t>(params.work.tiles));
+  params.tiles_across = Divisor(static_cast<uint32_t>(tiles_of(shape.Q, kScatterColumns)));
+  params.tiles_down = Divisor(static_cast<uint32_t>(tiles_of(shape.P, kScatterRows)));
+  return params;
+}
+
+template <void (*kKernel)(ScatterParams)>
+struct Kernel {
+  static constexpr auto value = kKernel;
+};
+
+// Each kind of arithmetic is instantiated in a file of its own.
+template <class Math>
+cudaError_t launch_scatter_math(ScatterParams params, cudaStream_t stream) {
+  using Element = typename Math::Element;
+  params = with_work(params, sizeof(Element));
+  params.places =
+      ScatterShared<Element>::places(params.window, params.blocks, params.partial != nullptr);
+  const auto launch = [&](auto kernel) {
+    // Shapes ask for different amounts.
+    constexpr auto kKernel = decltype(kernel)::value;
+    const cudaError_t error =
+        set_up_kernel<kKernel>(kFusedSharedBytes - kScatterStaticBytes, kScatterCarveout<Math>);
+    if (error != cudaSuccess) return error;
+    return launch_kernel<kKernel>(dim3(static_cast<unsigned>(params.ctas)), kScatterThreads,
+                                  params.places.end, stream, params);
+  };
+  if (params.work.chunks == 1 && params.blocks.count == 1) {
+    return launch(Kernel<dcn_bprop_scatter_kernel<Math, true>>{});
+  }
+  return launch(Kernel<dcn_bprop_scatter_kernel<Math, false>>{});
+}
+
+template <class Math>
+cudaError_t launch_transpose_grad_math(ScatterParams params, cudaStream_t stream) {
+  params = with_work(params, sizeof(typename Math::Element));
+  const int64_t ctas = params.work.tiles * (kScatterPixels / kTransposePixels);
+  return launch_kernel<dcn_scatter_transpose_kernel<Math>>(dim3(static_cast<unsigned>(ctas)),
+                                                           kTransposeThreads, 0, stream, params);
+}
+
+template <class Math>
+cudaError_t launch_weight_sum_math(ScatterParams params, cudaStream_t stream) {
+  params = with_work(params, sizeof(typename Math::Element));
+  const int64_t sums = int64_t{params.shape.D} * params.work.units * kUnitSums;
+  return launch_kernel<dcn_scatter_weight_sum_kernel<Math>>(
+      dim3(static_cast<unsigned>(sums / kSumWeights)), kSumParts * kSumWeights, 0, stream, params);
+}
+
+}  // namespace dcn

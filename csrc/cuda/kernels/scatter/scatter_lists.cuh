@@ -1,0 +1,85 @@
+// The lists of a tile's samples by bin: where each begins, and which bins are alike in length.
+#pragma once
+
+#include "../../../scatter_tiles.h"
+
+namespace dcn {
+
+// A thread has so many bins, and the one behind the last ends the last list.
+constexpr int kThreadBins = 4;
+static_assert(kMostBins < kThreadBins * kScatterThreads);
+
+struct alignas(16) FourBins {
+  uint32_t bin[kThreadBins];
+};
+
+DCN_HOST_DEVICE constexpr int padded_bins(int bins) {
+  return (bins / kThreadBins + 1) * kThreadBins;
+}
+
+constexpr int kLengths = 32;  // of lists, that are told apart
+
+// `begins`: numbers of samples at first, then where the lists begin. `order`: of the bins that have
+// samples, the longest first, roughly; returns how many they are. `places`: zeros. For all threads
+// of the CTA.
+__device__ __forceinline__ int32_t order_bins(uint32_t* begins, uint16_t* order, uint32_t* places,
+                                              int32_t bins) {
+  __shared__ uint32_t warp_samples[kScatterThreads / 32];
+  __shared__ int32_t with_samples;
+  const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
+  const int lane = thread % 32, warp = thread / 32;
+  auto* const own = reinterpret_cast<FourBins*>(begins) + thread;
+  const bool has_bins = thread * kThreadBins < padded_bins(bins);
+  const FourBins count = has_bins ? *own : FourBins{};
+  const auto place_of = [&](uint32_t samples) -> uint32_t& {
+    return places[kLengths - min(samples, uint32_t{kLengths})];
+  };
+  uint32_t before = 0;
+#pragma unroll
+  for (const uint32_t samples : count.bin) {
+    before += samples;
+    if (samples > 0) atomicAdd(&place_of(samples), 1u);
+  }
+  const uint32_t of_thread = before;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const uint32_t other = __shfl_up_sync(~0u, before, step);
+    before += lane >= step ? other : 0;
+  }
+  if (lane == 31) warp_samples[warp] = before;
+  before -= of_thread;
+  __syncthreads();
+
+  for (int w = 0; w < warp; ++w) before += warp_samples[w];
+  if (has_bins) {
+    FourBins begin;
+#pragma unroll
+    for (int i = 0; i < kThreadBins; ++i) {
+      begin.bin[i] = before;
+      before += count.bin[i];
+    }
+    *own = begin;
+  }
+  if (warp == 0) {
+    uint32_t first = places[lane];
+    const uint32_t of_length = first;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      const uint32_t other = __shfl_up_sync(~0u, first, step);
+      first += lane >= step ? other : 0;
+    }
+    places[lane] = first - of_length;
+    if (lane == 31) with_samples = first;
+  }
+  __syncthreads();
+
+#pragma unroll
+  for (int i = 0; i < kThreadBins; ++i) {
+    if (count.bin[i] == 0) continue;
+    order[atomicAdd(&place_of(count.bin[i]), 1u)] = static_cast<uint16_t>(thread * kThreadBins + i);
+  }
+  __syncthreads();
+  return with_samples;
+}
+
+}  // namespace dcn

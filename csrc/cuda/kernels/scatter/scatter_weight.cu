@@ -1,0 +1,69 @@
+// Packs the weight for the scatter: a thread writes a vector of 16 bytes, the output channels of
+// one input channel and tap. Channels that pad are zeros.
+#include "../kernel_setup.h"
+#include "../sampling.cuh"
+#include "scatter_params.h"
+#include "../with_math.h"
+
+namespace dcn {
+namespace {
+
+constexpr int kPackThreads = 256;
+
+template <class Math>
+__global__ void __launch_bounds__(kPackThreads)
+    dcn_pack_scatter_weight_kernel(const PackScatterWeightParams params) {
+  using Element = typename Math::Element;
+  constexpr int kElements = kVectorBytes / sizeof(Element);
+  constexpr int kParts = weight_parts(Math::kKind);
+  const ConvShape& shape = params.shape;
+  const ScatterBlocks blocks = scatter_blocks(params.layout, params.grad_layout, sizeof(Element));
+  const int64_t i = int64_t{blockIdx.x} * kPackThreads + threadIdx.x;
+  const int lane = static_cast<int>(i % 32);
+  int64_t rest = i / 32;
+  const int64_t vectors = rest;  // of all lanes, before this one's
+  const auto next = [&rest](int32_t length) {
+    const auto digit = static_cast<int32_t>(rest % length);
+    rest /= length;
+    return digit;
+  };
+  const int32_t tap = next(shape.taps()), half = next(blocks.halves), block = next(blocks.count);
+  if (rest >= shape.D) return;
+  const ScatterBlock at = scatter_block(params.layout, blocks, static_cast<int32_t>(rest), block);
+  const int32_t in_group = at.channel - at.group * params.layout.group_channels + lane / 4;
+  const int32_t channel = lane / 4 < at.channels ? unpadded_channel(params.layout, in_group) : -1;
+  const int32_t r = tap / shape.S, s = tap - r * shape.S;
+  const Element* const weight = static_cast<const Element*>(params.weight) +
+                                channel * params.stride_c + r * params.stride_r +
+                                s * params.stride_s;
+  Vector<Element, kElements> value[kParts] = {};
+#pragma unroll
+  for (int e = 0; e < kElements; ++e) {
+    const int32_t k = (half * 4 + lane % 4) * kElements + e, per_group = shape.K / shape.G;
+    if (channel < 0 || k >= per_group) continue;
+    Math::split(weight[(at.group * per_group + k) * params.stride_k], value, e);
+  }
+  auto* const to = static_cast<Vector<Element, kElements>*>(params.packed);
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) to[(vectors * kParts + part) * 32 + lane] = value[part];
+}
+
+template <class Math>
+cudaError_t launch(const PackScatterWeightParams& params, cudaStream_t stream) {
+  const ScatterBlocks blocks =
+      scatter_blocks(params.layout, params.grad_layout, sizeof(typename Math::Element));
+  const int64_t vectors =
+      int64_t{params.shape.D} * blocks.count * blocks.halves * params.shape.taps() * 32;
+  return launch_kernel<dcn_pack_scatter_weight_kernel<Math>>(
+      dim3(static_cast<unsigned>(tiles_of(vectors, kPackThreads))), kPackThreads, 0, stream,
+      params);
+}
+
+}  // namespace
+
+cudaError_t launch_pack_scatter_weight(const PackScatterWeightParams& params, cudaStream_t stream) {
+  return with_math(params.math,
+                   [&](auto arithmetic) { return launch<decltype(arithmetic)>(params, stream); });
+}
+
+}  // namespace dcn
