@@ -17,8 +17,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -129,88 +130,86 @@ def fused_choices(shape, dtype: torch.dtype, tf32: bool, tiles, device: str = "h
     return accepted
 
 
-def switches(dtype: torch.dtype) -> Iterator[bool]:
-    """f32 runs in both of its arithmetics."""
-    for tf32 in (False, True) if dtype == torch.float32 else (False,):
-        torch.backends.cudnn.allow_tf32 = tf32
-        yield tf32
+def run_fused_forward(shape, dtype: torch.dtype, channels_last: bool, tf32: bool, args) -> int:
+    """Returns the number of calls, as the others do."""
+    torch.backends.cudnn.allow_tf32 = tf32
+    chosen = fused_choices(shape, dtype, tf32, args.tiles or TILES)
+    if args.without_sm80:
+        theirs = fused_choices(shape, dtype, tf32, TILES, device="a100")
+        chosen = [each for each in chosen if each not in theirs]
+    for tile, split_k in chosen:
+        with dcn.force_algorithm("fused", tile=tile, split_k=split_k):
+            run_one(shape, dtype, channels_last, backward=False)
+    return len(chosen)
 
 
-def run_fused_forward(shape, dtype: torch.dtype, channels_last: bool, args) -> int:
-    """Returns the number of calls, as the next one does."""
+def run_fused_backward(
+    shape, dtype: torch.dtype, channels_last: bool, tf32: bool, stride=1, **more
+) -> int:
+    """Where fused has one."""
+    torch.backends.cudnn.allow_tf32 = tf32
     calls = 0
-    for tf32 in switches(dtype):
-        chosen = fused_choices(shape, dtype, tf32, args.tiles or TILES)
-        if args.without_sm80:
-            theirs = fused_choices(shape, dtype, tf32, TILES, device="a100")
-            chosen = [each for each in chosen if each not in theirs]
-        for tile, split_k in chosen:
-            with dcn.force_algorithm("fused", tile=tile, split_k=split_k):
-                run_one(shape, dtype, channels_last, backward=False)
+    groups = shape[6:]
+    padding = [size // 2 for size in shape[5]]
+    shapes, options = describe(shape, dtype, tf32, stride)
+    (input, offset, weight, _, mask), grad = make_leaves(
+        shape, dtype, channels_last, stride, **more
+    )
+    several = [(offset, None), (offset.float(), mask.float())]
+    for wanted in WANTED:
+        asked = options | {"pass_": "backward", "output_mask": wanted}
+        if dcn.why_not("fused", *shapes, **asked):
+            continue
+        for sampling in [(offset, mask), *(several if all(wanted) else ())]:
+            with dcn.force_algorithm("fused"):
+                torch.ops.dcn.deform_conv2d_backward(
+                    grad, input, weight, *sampling,
+                    [stride] * 2, padding, [1, 1], *groups, wanted,
+                )  # fmt: skip
             calls += 1
     return calls
 
 
-def run_fused_backward(shape, dtype: torch.dtype, channels_last: bool, stride=1, **more) -> int:
-    """Where fused has one."""
-    calls = 0
-    groups = shape[6:]
-    padding = [size // 2 for size in shape[5]]
-    for tf32 in switches(dtype):
-        shapes, options = describe(shape, dtype, tf32, stride)
-        (input, offset, weight, _, mask), grad = make_leaves(
-            shape, dtype, channels_last, stride, **more
-        )
-        several = [(offset, None), (offset.float(), mask.float())]
-        for wanted in WANTED:
-            asked = options | {"pass_": "backward", "output_mask": wanted}
-            if dcn.why_not("fused", *shapes, **asked):
-                continue
-            for sampling in [(offset, mask), *(several if all(wanted) else ())]:
-                with dcn.force_algorithm("fused"):
-                    torch.ops.dcn.deform_conv2d_backward(
-                        grad, input, weight, *sampling,
-                        [stride] * 2, padding, [1, 1], *groups, wanted,
-                    )  # fmt: skip
-                calls += 1
-    return calls
-
-
-def run_fused(dtype: torch.dtype, args) -> int:
+def fused_pieces(dtype: torch.dtype, args) -> Iterator[Callable[[], int]]:
     if dtype == torch.float64 or torch.cuda.get_device_capability()[0] != 9:
-        return 0
-    calls = 0
-    for channels_last in (False, True):
+        return
+    # f32 runs in both of its arithmetics.
+    arithmetics = (False, True) if dtype == torch.float32 else (False,)
+    for channels_last, tf32 in itertools.product((False, True), arithmetics):
+        how = (dtype, channels_last, tf32)
         for shape in SHAPES + FUSED_SHAPES:
             if not args.backward_alone:
-                calls += run_fused_forward(shape, dtype, channels_last, args)
+                yield partial(run_fused_forward, shape, *how, args)
             if not args.tiles:
-                calls += run_fused_backward(shape, dtype, channels_last)
+                yield partial(run_fused_backward, shape, *how)
         for shape, more in () if args.tiles else LANDINGS:
-            calls += run_fused_backward(shape, dtype, channels_last, **more)
-    return calls
+            yield partial(run_fused_backward, shape, *how, **more)
 
 
-def run_others(dtype: torch.dtype) -> int:
+def run_others(shape, dtype: torch.dtype, channels_last: bool) -> int:
     """What the plan takes backward, and im2col_gemm cut into many chunks."""
-    for shape, channels_last in itertools.product(SHAPES, (False, True)):
+    run_one(shape, dtype, channels_last)
+    with dcn.force_algorithm("im2col_gemm", lanes=2, chunk_pixels=37):
         run_one(shape, dtype, channels_last)
-        with dcn.force_algorithm("im2col_gemm", lanes=2, chunk_pixels=37):
-            run_one(shape, dtype, channels_last)
-    return 2 * 2 * len(SHAPES)
+    return 4
 
 
 def run_all(args) -> None:
     torch.manual_seed(0)
     dtype = getattr(torch, args.inside)
-    calls = run_fused(dtype, args)
+    pieces = list(fused_pieces(dtype, args))
     if not args.fused_alone:
-        calls += run_others(dtype)
+        for shape, channels_last in itertools.product(SHAPES, (False, True)):
+            pieces.append(partial(run_others, shape, dtype, channels_last))
+    share, shares = args.share
+    calls = 0
+    for piece in pieces[share::shares]:
+        calls += piece()
     torch.cuda.synchronize()
     print(f"ran {calls} calls", flush=True)
 
 
-def sanitize(tool: str, dtype: str, part: list[str]) -> dict:
+def sanitize(share: str, tool: str, dtype: str, part: list[str], shares: int) -> dict:
     """`part` of the command line says what runs; all if empty."""
     fused_alone = bool(part) or (tool == "initcheck" and dtype != "float64")
     # The caching allocator would hide accesses beyond a tensor inside its larger blocks.
@@ -225,19 +224,24 @@ def sanitize(tool: str, dtype: str, part: list[str]) -> dict:
         __file__,
         "--inside",
         dtype,
+        *("--share", share, str(shares)),
         *(["--fused-alone"] if fused_alone else []),
         *(["--without-sm80"] if tool == "racecheck" and not part else []),
         *part,
     ]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     summary = re.findall(r"(ERROR SUMMARY|RACECHECK SUMMARY): (.*)", result.stdout)
-    if result.returncode or not summary or "ran " not in result.stdout:
+    ran = re.findall(r"ran (\d+) calls", result.stdout)
+    failed = int(result.returncode != 0 or not summary or not ran)
+    if failed:
         print(result.stdout[:3000], result.stderr[-500:], file=sys.stderr)
     text = " ".join(match[1] for match in summary)
-    ran = re.findall(r"ran .*", result.stdout)[:1]
-    print(f"{tool:10} {dtype:9} exit {result.returncode}: {text} {ran}", flush=True)
-    row = {"tool": tool, "dtype": dtype, "exit": result.returncode, "summary": text}
-    row |= {"ran": ran, "fused_alone": fused_alone}
+    calls = int(ran[0]) if ran else 0
+    print(
+        f"{tool:10} {dtype:9} {share} of {shares}: exit {failed}, {calls} calls, {text}", flush=True
+    )
+    row = {"tool": tool, "dtype": dtype, "share": f"{share} of {shares}", "exit": failed}
+    row |= {"summary": text, "calls": calls, "fused_alone": fused_alone}
     return row | {"part": " ".join(part)}
 
 
@@ -248,8 +252,10 @@ def main() -> int:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--tiles", nargs="+", type=int, help="these of fused's, forward, alone")
     parser.add_argument("--backward-alone", action="store_true", help="of fused, nothing else")
+    parser.add_argument("--shares", type=int, default=1, help="processes per tool and dtype")
     parser.add_argument("--commit", help="what is checked, where git is not there to say so")
     parser.add_argument("--inside", metavar="DTYPE", help=argparse.SUPPRESS)
+    parser.add_argument("--share", nargs=2, type=int, default=(0, 1), help=argparse.SUPPRESS)
     parser.add_argument("--fused-alone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--without-sm80", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -259,17 +265,18 @@ def main() -> int:
     part = ["--tiles", *map(str, args.tiles)] if args.tiles else []
     part += ["--backward-alone"] if args.backward_alone else []
     dtypes = [dtype for dtype in args.dtypes if not part or dtype != "float64"]
-    jobs = list(itertools.product(args.tools, dtypes))
+    shares = map(str, range(args.shares))
+    jobs = list(itertools.product(shares, reversed(args.tools), dtypes))  # initcheck takes longest
     stamp = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "commit": measured_commit(Path(__file__).parent, args.commit),
     }
     rows = []
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        for done in as_completed([pool.submit(sanitize, *job, part) for job in jobs]):
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in as_completed([pool.submit(sanitize, *job, part, args.shares) for job in jobs]):
             rows.append(done.result() | stamp)
-            if args.out:  # initcheck takes many times as long as memcheck
+            if args.out:  # the rest may outlast the time there is
                 args.out.write_text(json.dumps(rows, indent=1) + "\n")
     return max(row["exit"] for row in rows)
 

@@ -193,8 +193,8 @@ def weight_gradient(panel: Panel, at: int) -> None:
 
 def input_gradient(panel: Panel, at: int) -> None:
     grad = panel.box("device memory", at, 122, "grad of output,\nlanding lists")
-    lists = panel.box("shared memory", at + 36, 86, "lists of the\ntile's pixels")
-    rows = panel.box("registers", at, 122, "rows of grad of\nsamples that touch\na pixel, mixed")
+    lists = panel.box("shared memory", at + 36, 86, "lists of\nthe blocks")
+    rows = panel.box("registers", at, 122, "samples that touch\n4 x 4 pixels,\nmixed by mma")
     gemm = panel.box("arithmetic", at, WHOLE, "wgmma, as in the forward pass")
     weights_of(panel, at, gemm)
     straight(panel, grad, rows, grad[0] + 18)
