@@ -1,6 +1,8 @@
 """A model compiled ahead of time runs in Python, and in a C++ program that links libdcn."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,30 @@ def package(module: Model, path: Path, device: str) -> Path:
         return Path(torch._inductor.aoti_compile_and_package(program, package_path=str(path)))
 
 
+LOADS_A_CONVOLUTION = """
+import sys
+import torch
+module = torch.nn.Conv2d(3, 4, 3).to("cuda").eval()
+with torch.no_grad():
+    program = torch.export.export(module, (torch.rand(1, 3, 8, 8, device="cuda"),))
+    path = torch._inductor.aoti_compile_and_package(program, package_path=sys.argv[1])
+torch._inductor.aoti_load_package(str(path))
+"""
+
+
+def skip_where_torch_crashes(folder: Path) -> None:
+    """torch 2.11's own loader ends with a segmentation fault on some machines with CUDA: for
+    packages of a plain convolution, in a process that knows nothing of dcn."""
+    command = [sys.executable, "-c", LOADS_A_CONVOLUTION, str(folder / "convolution.pt2")]
+    if subprocess.run(command, capture_output=True).returncode < 0:
+        pytest.skip("torch crashes on this machine when it loads a package of nn.Conv2d")
+
+
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
 @pytest.mark.skipif(not shutil.which("cmake"), reason="no cmake on this machine")
 def test_a_package_in_python_and_in_a_program(tmp_path, device):
+    if device == "cuda":
+        skip_where_torch_crashes(tmp_path)
     module = model(device).eval()
     path = package(module, tmp_path / "model.pt2", device)
     loaded = torch._inductor.aoti_load_package(str(path))
