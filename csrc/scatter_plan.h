@@ -16,7 +16,7 @@ struct ScatterPlan {
   bool columns = false;          // of input, offset or mask, a gradient is wanted
   int64_t plane_bytes = 0;       // of the image
   int64_t packed_bytes = 0;      // of the weight
-  int64_t transposed_bytes = 0;  // of the gradient, for the weight gradient
+  int64_t transposed_bytes = 0;  // of the gradient, for the weight gradient in 32 bits
   int64_t partial_bytes = 0;     // sums that CTAs leave, of the weight gradient
   int64_t sum_bytes = 0;         // of the input gradient in f32, beside the workspace
 

@@ -23,6 +23,8 @@ struct ScatterBlocks {
   int32_t of_segment;  // a segment (FusedLayout) has so many
   int32_t count;       // of an offset group
   int32_t halves;      // half slices of a convolution group's gradient
+
+  DCN_HOST_DEVICE int32_t slices() const { return (halves + 1) / 2; }
 };
 DCN_HOST_DEVICE ScatterBlocks scatter_blocks(const FusedLayout& layout,
                                              const FusedLayout& grad_layout, int element_bytes) {
@@ -52,7 +54,9 @@ DCN_HOST_DEVICE ScatterBlock scatter_block(const FusedLayout& layout, const Scat
   return at;
 }
 
-// CTAs that a multiprocessor has room for.
+// CTAs that a multiprocessor has room for. Many are better than large ones: what a warp does once a
+// tile is half of all that it does (384 threads with a third of the taps each took 440 us instead
+// of 364), and the others work while one meets.
 constexpr int scatter_resident(FusedMath math) { return element_bytes(math) == 2 ? 3 : 2; }
 
 // The tiles of all images, an offset group after the other: each CTA has some that follow one
@@ -82,8 +86,8 @@ inline ScatterWork scatter_work(const ConvShape& shape, int element_bytes) {
   return work;
 }
 
-// The gradient by tiles, transposed: [tiles, G, rows, pixels of a tile]. Zeros beyond the last
-// output channel, and where a tile reaches beyond the output.
+// The gradient by tiles, transposed, for 32 bits: [tiles, G, rows, pixels of a tile]. Zeros beyond
+// the last output channel, and where a tile reaches beyond the output.
 inline int64_t transposed_grad_bytes(const ConvShape& shape, int element_bytes) {
   const ScatterWork work = scatter_work(shape, element_bytes);
   return work.tiles * shape.G * work.rows() * kScatterPixels * element_bytes;
@@ -95,6 +99,18 @@ inline int64_t scatter_partial_bytes(const ConvShape& shape, int element_bytes, 
          int64_t{sizeof(float)};
 }
 
+// The sums of the input gradient. In 16 bits by blocks, as the image (plane_bytes): a row of a
+// window is then one piece of memory. In 32 bits [N, H, W, layout.channels], so that they may be
+// the gradient itself: there another pass costs more than the copy engine saves.
+inline int64_t input_sum_bytes(const ConvShape& shape, int element_bytes) {
+  const FusedLayout layout = fused_layout(shape, element_bytes);
+  const int64_t channels =
+      element_bytes == 2
+          ? int64_t{shape.D} * kBlockChannels * scatter_blocks(layout, layout, element_bytes).count
+          : layout.channels;
+  return shape.input_pixels() * channels * int64_t{sizeof(float)};
+}
+
 // The image by blocks: [N, D, blocks, H, W] of kBlockChannels each, zeros where there are fewer. A
 // tile's samples then meet few lines of memory.
 inline int64_t plane_bytes(const ConvShape& shape, int element_bytes) {
@@ -103,20 +119,23 @@ inline int64_t plane_bytes(const ConvShape& shape, int element_bytes) {
   return shape.input_pixels() * shape.D * blocks.count * kBlockChannels * element_bytes;
 }
 
-// Of the packed weight.
+// Of the packed weight: whole slices in 16 bits.
+DCN_HOST_DEVICE int32_t packed_halves(const ScatterBlocks& blocks, int element_bytes) {
+  return element_bytes == 2 ? 2 * blocks.slices() : blocks.halves;
+}
 inline int64_t packed_scatter_bytes(const ConvShape& shape, FusedMath math) {
   const int bytes = element_bytes(math);
   const ScatterBlocks blocks =
       scatter_blocks(fused_layout(shape, bytes), fused_layout(transposed(shape), bytes), bytes);
-  return int64_t{shape.D} * blocks.count * blocks.halves * shape.taps() * weight_parts(math) *
-         kBlockChannels * kHalfSliceBytes;
+  return int64_t{shape.D} * blocks.count * packed_halves(blocks, bytes) * shape.taps() *
+         weight_parts(math) * kBlockChannels * kHalfSliceBytes;
 }
 
 // Bins count top-left corners. The window has those of all samples without offset, and kHalo more
 // on each side, or as many as kMostBins allow; the samples of other bins are added to memory one by
 // one.
 constexpr int kMostBins = 1020;
-constexpr int kHalo = 4;
+constexpr int kHalo = 3;
 
 struct BinWindow {
   int32_t rows = 0, columns = 0;            // of bins

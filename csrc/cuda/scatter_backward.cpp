@@ -2,7 +2,7 @@
 //
 //   lane 0  the image, by blocks of channels
 //   lane 1  zeros for the sums of the input gradient; bias gradient
-//   lane 2  the weight, packed; the gradient, transposed by tiles
+//   lane 2  the weight, packed; in 32 bits the gradient, transposed by tiles
 //
 //           one kernel for the gradients of input (sums in f32, by atomics), weight (sums by CTA),
 //           offset and mask
@@ -48,11 +48,12 @@ class Backward {
     transposed_ = packed_ + packed;
     partial_ = transposed_ + turned;
     if (!gradients.input.defined()) return;
-    sums_are_gradient_ = !layout_.padded() && gradients.input.scalar_type() == at::kFloat &&
+    by_blocks_ = element_bytes(math_) == 2;
+    sums_are_gradient_ = !by_blocks_ && !layout_.padded() &&
                          gradients.input.is_contiguous(at::MemoryFormat::ChannelsLast);
     sums_ = sums_are_gradient_
                 ? gradients.input
-                : at::empty({shape_.N, shape_.H, shape_.W, layout_.channels},
+                : at::empty({plan_.sum_bytes / static_cast<int64_t>(sizeof(float))},
                             call.input.options().dtype(at::kFloat).memory_format(kContiguous));
   }
 
@@ -68,13 +69,15 @@ class Backward {
       }
       if (bias) bias->run(fork.lane(1));
       if (plan_.columns) pack(fork.lane(2));
-      if (with_weight) C10_CUDA_CHECK(launch_transpose_grad(params, math_, fork.lane(2)));
+      if (plan_.transposed_bytes > 0) {
+        C10_CUDA_CHECK(launch_transpose_grad(params, math_, fork.lane(2)));
+      }
     }
     C10_CUDA_CHECK(launch_scatter(params, math_, caller));
     const bool with_sums = sums_.defined() && !sums_are_gradient_;
     const StreamFork fork(caller, with_sums && with_weight ? 2 : 1);
     if (with_weight) C10_CUDA_CHECK(launch_weight_sum(params, math_, fork.lane(fork.lanes() - 1)));
-    if (with_sums) store_sums(fork.lane(0));
+    if (with_sums) store_sums(params, fork.lane(0));
   }
 
  private:
@@ -120,6 +123,14 @@ class Backward {
     params.grad_input = static_cast<float*>(data(sums_));
     params.grad_offset = data(gradients_.offset);
     params.grad_mask = data(gradients_.mask);
+    if (by_blocks_) {
+      const Tensor& input = gradients_.input;
+      params.stored_input = input.mutable_data_ptr();
+      params.input_n = input.stride(0);
+      params.input_c = input.stride(1);
+      params.input_h = input.stride(2);
+      params.input_w = input.stride(3);
+    }
     if (plan_.partial_bytes == 0) return params;
     const Tensor& weight = gradients_.weight;
     params.transposed_grad = transposed_;
@@ -132,13 +143,18 @@ class Backward {
     return params;
   }
 
-  void store_sums(const c10::cuda::CUDAStream& stream) const {
-    const c10::cuda::CUDAStreamGuard guard(stream);
-    if (!layout_.padded()) {
-      store_nhwc(sums_.permute({0, 3, 1, 2}), gradients_.input);
+  void store_sums(const ScatterParams& params, const c10::cuda::CUDAStream& stream) const {
+    if (by_blocks_) {
+      C10_CUDA_CHECK(launch_store_input(params, math_, stream));
       return;
     }
-    const Tensor segments = sums_.unflatten(3, {-1, layout_.padded_segment});
+    const c10::cuda::CUDAStreamGuard guard(stream);
+    const Tensor sums = sums_.view({shape_.N, shape_.H, shape_.W, layout_.channels});
+    if (!layout_.padded()) {
+      store_nhwc(sums.permute({0, 3, 1, 2}), gradients_.input);
+      return;
+    }
+    const Tensor segments = sums.unflatten(3, {-1, layout_.padded_segment});
     gradients_.input.permute({0, 2, 3, 1})
         .unflatten(3, {-1, layout_.segment})
         .copy_(segments.narrow(4, 0, layout_.segment));
@@ -153,8 +169,8 @@ class Backward {
   const Tensor grad_;  // NHWC, padded
   Tensor workspace_;
   uint8_t *planes_, *packed_, *transposed_, *partial_;
-  Tensor sums_;  // of the input gradient: [N, H, W, layout.channels], or the gradient itself
-  bool sums_are_gradient_ = false;
+  Tensor sums_;  // of the input gradient, or the gradient itself
+  bool by_blocks_ = false, sums_are_gradient_ = false;
 };
 
 }  // namespace

@@ -46,6 +46,30 @@ __device__ __forceinline__ void bulk_copy_expected(uint32_t to, const void* from
       : "memory");
 }
 
+// Shared memory from `offset` bytes behind its begin on. The compiler keeps where that is: it would
+// rather compute it anew wherever it is used, by seven instructions.
+__device__ __forceinline__ uint8_t* shared_part(void* begin, uint32_t offset) {
+  uint32_t address = shared_address(begin) + offset;
+  asm volatile("" : "+r"(address));
+  return static_cast<uint8_t*>(__cvta_shared_to_generic(address));
+}
+
+// Adds sums of shared memory to as many in memory, in no order and not at once: the copy engine
+// reads them. Whole vectors of 16 bytes. Threads that have asked for it may write over the sums
+// once they have waited.
+__device__ __forceinline__ void bulk_add(float* to, uint32_t from, uint32_t bytes) {
+  asm volatile(
+      "cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to),
+      "r"(from), "r"(bytes)
+      : "memory");
+}
+__device__ __forceinline__ void bulk_add_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+__device__ __forceinline__ void bulk_add_wait() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
 // The barrier that all threads of the cluster come to. Behind the wait they see what the others had
 // written before they arrived.
 __device__ __forceinline__ void cluster_arrive() {
@@ -145,6 +169,13 @@ __device__ __forceinline__ uint64_t panel_descriptor(uint32_t tile) {
   return kSwizzle128 | kEightRows | kNextPanel | ((tile & 0x3ffff) >> 4);
 }
 
+// Descriptor of blocks of 8 channels x 8 rows along gemm_k, 128 bytes each and not swizzled: the
+// next 8 rows lie behind, the next 8 channels `stride` bytes further. 16 rows are 256 / 16.
+__device__ __forceinline__ uint64_t block_descriptor(uint32_t block, uint32_t stride) {
+  constexpr uint64_t kNextRows = uint64_t{128 / 16} << 16;
+  return uint64_t{stride >> 4} << 32 | kNextRows | ((block & 0x3ffff) >> 4);
+}
+
 // wgmma with A in registers, B by descriptor, sums in f32, which `add` keeps (or they start anew).
 // `SHAPE` is "k16.f32.f16.f16" or the like, `TAIL` the signs, and for 16-bit types no
 // transposition.
@@ -224,6 +255,15 @@ DCN_WGMMA(WgmmaTF32, "k8.f32.tf32.tf32", "1, 1")
           : DCN_SUMS32(0)                                                                 \
           : "l"(a), "l"(b), "r"(static_cast<int>(add)));                                  \
     }                                                                                     \
+    static __device__ __forceinline__ void mma(float (&sums)[36], uint64_t a, uint64_t b, \
+                                               bool add) {                                \
+      asm volatile(                                                                       \
+          "{.reg .pred p; setp.ne.s32 p, %38, 0; "                                        \
+          "wgmma.mma_async.sync.aligned.m64n72k16.f32." TYPES " {" DCN_REGISTERS_0_31     \
+          ",%32,%33,%34,%35}, %36, %37, p, 1, 1, 0, 0;}"                                  \
+          : DCN_SUMS32(0), "+f"(sums[32]), "+f"(sums[33]), "+f"(sums[34]), "+f"(sums[35]) \
+          : "l"(a), "l"(b), "r"(static_cast<int>(add)));                                  \
+    }                                                                                     \
   };
 
 DCN_TILE_WGMMA(TileWgmmaF16, "f16.f16")
@@ -259,6 +299,25 @@ DCN_PANEL_WGMMA(PanelWgmmaF16, "f16.f16")
 DCN_PANEL_WGMMA(PanelWgmmaBF16, "bf16.bf16")
 
 #undef DCN_PANEL_WGMMA
+
+// wgmma of a panel with blocks: A and B by descriptor, both with rows along gemm_k; sums are added
+// to.
+#define DCN_BLOCK_WGMMA(NAME, TYPES)                                                             \
+  struct NAME {                                                                                  \
+    static __device__ __forceinline__ void mma(float (&sums)[20], uint64_t a, uint64_t b) {      \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n40k16.f32." TYPES                           \
+                   " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19},"   \
+                   " %20, %21, 1, 1, 1, 1, 1;"                                                   \
+                   : DCN_SUMS8(0), DCN_SUMS8(8), "+f"(sums[16]), "+f"(sums[17]), "+f"(sums[18]), \
+                     "+f"(sums[19])                                                              \
+                   : "l"(a), "l"(b));                                                            \
+    }                                                                                            \
+  };
+
+DCN_BLOCK_WGMMA(BlockWgmmaF16, "f16.f16")
+DCN_BLOCK_WGMMA(BlockWgmmaBF16, "bf16.bf16")
+
+#undef DCN_BLOCK_WGMMA
 
 #undef DCN_A_AND_B
 #undef DCN_REGISTERS_64_127

@@ -31,6 +31,14 @@ thread_local std::map<uint32_t, Barrier> barriers;
 thread_local std::map<unsigned, std::vector<Copy>> of_thread;  // that no barrier waits for yet
 thread_local std::vector<Delivery> deliveries;
 
+// Of the copy engine, which reads shared memory as late as it may.
+struct Add {
+  float* to;
+  uint32_t from, bytes;
+  unsigned thread;
+};
+thread_local std::vector<Add> adds;
+
 Barrier& at(uint32_t barrier) {
   const auto found = barriers.find(barrier);
   if (found == barriers.end()) fail("no barrier there");
@@ -116,7 +124,32 @@ void wait_for_copies() {
   while (on_their_way()) yield();
 }
 
+void bulk_add(float* to, uint32_t from, uint32_t bytes) {
+  if (from % 16 != 0 || bytes % 16 != 0 || reinterpret_cast<uintptr_t>(to) % 16 != 0) {
+    fail("misaligned addition");
+  }
+  check_access(to, bytes);
+  shared_at(from + bytes - 1);
+  adds.push_back({to, from, bytes, thread()});
+}
+void finish_bulk_adds() {
+  std::vector<Add> others;
+  for (const Add& add : adds) {
+    if (add.thread != thread()) {
+      others.push_back(add);
+      continue;
+    }
+    for (uint32_t i = 0; i < add.bytes / sizeof(float); ++i) {
+      float sum;
+      std::memcpy(&sum, shared_at(add.from + i * sizeof(float)), sizeof sum);
+      add.to[i] += sum;
+    }
+  }
+  adds = std::move(others);
+}
+
 void forget_copies() {
+  if (!adds.empty()) fail("nobody waits for additions");
   barriers.clear();
   of_thread.clear();
   deliveries.clear();

@@ -71,6 +71,8 @@ void barrier_init(uint32_t barrier, uint32_t arrivals);
 void barrier_arrive(uint32_t barrier);
 void barrier_expect(uint32_t barrier, uint32_t bytes);
 void barrier_wait(uint32_t barrier, uint32_t parity);
+void bulk_add(float* to, uint32_t from, uint32_t bytes);
+void finish_bulk_adds();  // of this thread
 void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier);
 void copy_vector(uint32_t to, const void* from, bool copies);
 void barrier_arrive_after_copies(uint32_t barrier);
@@ -88,6 +90,9 @@ void multiply_registers(Operand operand, float* sums, int count, const uint32_t*
 // wgmma: A and B swizzled.
 void multiply_tiles(Operand operand, float* sums, int count, uint32_t a, uint32_t b, bool add);
 // wgmma: A and B in panels of 64 channels, rows along gemm_k.
+// B of blocks of 8 channels, `stride` bytes apart.
+void multiply_blocks(Operand operand, float* sums, int count, uint32_t a, uint32_t b,
+                     uint32_t stride);
 void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b);
 void commit_multiplications();
 void finish_multiplications(size_t kept);  // but for the last groups

@@ -36,6 +36,13 @@ inline void bulk_copy_expected(uint32_t to, const void* from, uint32_t bytes, ui
   emulation::bulk_copy(to, from, bytes, barrier);
 }
 
+inline uint8_t* shared_part(uint8_t* begin, uint32_t offset) { return begin + offset; }
+inline void bulk_add(float* to, uint32_t from, uint32_t bytes) {
+  emulation::bulk_add(to, from, bytes);
+}
+inline void bulk_add_commit() {}
+inline void bulk_add_wait() { emulation::finish_bulk_adds(); }
+
 inline uint4 load_shared(uint32_t from) {
   if (from % 16 != 0) emulation::fail("misaligned load");
   uint4 vector;
@@ -148,6 +155,12 @@ inline uint64_t tile_descriptor(uint32_t tile) {
 }
 inline uint64_t panel_descriptor(uint32_t tile) { return tile_descriptor(tile); }
 
+// A stride, too.
+inline uint64_t block_descriptor(uint32_t block, uint32_t stride) {
+  if (block % 16 != 0 || stride % 16 != 0) emulation::fail("misaligned blocks");
+  return uint64_t{stride >> 4} << 32 | block >> 4;
+}
+
 template <emulation::Operand kOperand>
 struct Wgmma {
   template <int kSums>
@@ -171,6 +184,17 @@ struct PanelWgmma {
 };
 using PanelWgmmaF16 = PanelWgmma<emulation::Operand::kF16>;
 using PanelWgmmaBF16 = PanelWgmma<emulation::Operand::kBF16>;
+
+template <emulation::Operand kOperand>
+struct BlockWgmma {
+  template <int kSums>
+  static void mma(float (&sums)[kSums], uint64_t a, uint64_t b) {
+    emulation::multiply_blocks(kOperand, sums, kSums, static_cast<uint32_t>(a << 4),
+                               static_cast<uint32_t>(b << 4), static_cast<uint32_t>(b >> 32) << 4);
+  }
+};
+using BlockWgmmaF16 = BlockWgmma<emulation::Operand::kF16>;
+using BlockWgmmaBF16 = BlockWgmma<emulation::Operand::kBF16>;
 
 template <emulation::Operand kOperand>
 struct TileWgmma {

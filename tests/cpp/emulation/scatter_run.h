@@ -26,7 +26,9 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
   auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, grad_layout);
   auto weight = to_device<Element>(conv.weight);
   auto offset = to_device<float>(conv.offset), mask = to_device<float>(conv.mask);
-  auto grad_input = DeviceArray<float>::zeros(shape.input_pixels() * layout.channels);
+  auto sums = DeviceArray<float>::zeros(dcn::input_sum_bytes(shape, sizeof(Element)) /
+                                        static_cast<int64_t>(sizeof(float)));
+  DeviceArray<Element> grad_input(shape.input_pixels() * shape.C);
   DeviceArray<float> grad_offset(static_cast<int64_t>(conv.offset.size()));
   DeviceArray<float> grad_mask(static_cast<int64_t>(conv.mask.size()));
 
@@ -63,7 +65,12 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
   params.mask = map_of(shape, conv.has_mask ? mask.data() : nullptr, shape.D * shape.taps());
   params.ctas = ctas;
   if (with_samples) {
-    params.grad_input = grad_input.data();
+    params.grad_input = sums.data();
+    params.stored_input = grad_input.data();
+    params.input_n = int64_t{shape.H} * shape.W * shape.C;
+    params.input_h = int64_t{shape.W} * shape.C;
+    params.input_w = shape.C;
+    params.input_c = 1;
     params.grad_offset = grad_offset.data();
     params.grad_mask = conv.has_mask ? grad_mask.data() : nullptr;
   }
@@ -75,14 +82,24 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
     params.stride_c = shape.taps();
     params.stride_r = shape.S;
     params.stride_s = 1;
-    if (dcn::launch_transpose_grad_math<Math>(params, nullptr) != cudaSuccess) fail("not launched");
+    if constexpr (sizeof(Element) == 4) {
+      if (dcn::launch_transpose_grad_math<Math>(params, nullptr) != cudaSuccess) {
+        fail("not launched");
+      }
+    }
   }
   if (dcn::launch_scatter_math<Math>(params, nullptr) != cudaSuccess) fail("not launched");
   if (with_weight && dcn::launch_weight_sum_math<Math>(params, nullptr) != cudaSuccess) {
     fail("not launched");
   }
-  if (!grad_input.guards_intact() || !grad_offset.guards_intact() || !grad_mask.guards_intact() ||
-      !transposed.guards_intact() || !partial.guards_intact() || !grad_weight.guards_intact()) {
+  if constexpr (sizeof(Element) == 2) {
+    if (with_samples && dcn::launch_store_input_math<Math>(params, nullptr) != cudaSuccess) {
+      fail("not launched");
+    }
+  }
+  if (!sums.guards_intact() || !grad_input.guards_intact() || !grad_offset.guards_intact() ||
+      !grad_mask.guards_intact() || !transposed.guards_intact() || !partial.guards_intact() ||
+      !grad_weight.guards_intact()) {
     fail("write outside an array");
   }
   allow_nothing();
@@ -91,9 +108,13 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
   if (!with_samples) return result;
   result.offset = to_host(grad_offset, static_cast<int64_t>(conv.offset.size()));
   if (conv.has_mask) result.mask = to_host(grad_mask, static_cast<int64_t>(conv.mask.size()));
+  if constexpr (sizeof(Element) == 2) {
+    result.input = to_host(grad_input, shape.input_pixels() * shape.C);
+    return result;
+  }
   for (int64_t i = 0; i < shape.input_pixels() * layout.channels; ++i) {
     const auto in_group = static_cast<int32_t>(i % layout.channels % layout.group_channels);
-    if (dcn::unpadded_channel(layout, in_group) >= 0) result.input.push_back(grad_input[i]);
+    if (dcn::unpadded_channel(layout, in_group) >= 0) result.input.push_back(sums[i]);
   }
   return result;
 }

@@ -49,17 +49,20 @@ TYPED_TEST(Scatter, EverySize) {
   }
 }
 
+// In the second, windows have to be laid far from their tiles.
 TYPED_TEST(Scatter, AllSamplesNearOnePixel) {
-  Convolution conv({1, 8, 9, 17, 3, 3, 3}, kBits<TypeParam>, 0.f, 1);
-  const dcn::ConvShape& shape = conv.shape;
-  for (int i = 0; i < static_cast<int>(conv.offset.size()); ++i) {
-    const int map = i / (shape.P * shape.Q), p = i / shape.Q % shape.P, q = i % shape.Q;
-    const int tap = map / 2;
-    conv.offset[static_cast<size_t>(i)] =
-        map % 2 == 0 ? 4.25f - static_cast<float>(shape.origin_y(p, tap / 3))
-                     : 6.5f - static_cast<float>(shape.origin_x(q, tap % 3));
+  for (const Sizes& sizes : {Sizes{1, 8, 9, 17, 3, 3, 3}, Sizes{1, 16, 10, 40, 3, 3, 3, 1, 2}}) {
+    Convolution conv(sizes, kBits<TypeParam>, 0.f, 1);
+    const dcn::ConvShape& shape = conv.shape;
+    for (int i = 0; i < static_cast<int>(conv.offset.size()); ++i) {
+      const int map = i / (shape.P * shape.Q), p = i / shape.Q % shape.P, q = i % shape.Q;
+      const int tap = map / 2 % shape.taps();
+      conv.offset[static_cast<size_t>(i)] =
+          map % 2 == 0 ? 4.25f - static_cast<float>(shape.origin_y(p, tap / 3))
+                       : 6.5f - static_cast<float>(shape.origin_x(q, tap % 3));
+    }
+    expect_gradients<TypeParam>(conv, "one pixel of " + std::to_string(shape.W) + " columns");
   }
-  expect_gradients<TypeParam>(conv, "one pixel");
 }
 
 // Alone, by more and fewer CTAs, and none where it is not wanted.
@@ -84,6 +87,21 @@ TYPED_TEST(Scatter, WeightGradientOfNoNumber) {
   conv.grad[1000] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_LT(error_of(run_scatter<TypeParam>(conv).weight, conv.grad_weight()),
             kTolerance<TypeParam>);
+}
+
+// As with dot products of each corner: no NaN of an infinity less itself.
+TYPED_TEST(Scatter, AnInfinitePixel) {
+  Convolution conv(Sizes{1, 16, 9, 16, 8, 3, 3, 1, 2}, kBits<TypeParam>, 1.f, 1);
+  conv.image[1000] = std::numeric_limits<float>::infinity();
+  const ScatterResult result = run_scatter<TypeParam>(conv);
+  const auto expect = [](const std::vector<float>& got, const std::vector<double>& wanted) {
+    EXPECT_LT(error_of(got, wanted), kTolerance<TypeParam>);
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      EXPECT_EQ(std::isnan(got[i]), std::isnan(wanted[i])) << i;
+    }
+  };
+  expect(result.offset, conv.grad_offset());
+  expect(result.mask, conv.grad_mask());
 }
 
 // What is not finite reaches the pixels that its samples touch, and no other.

@@ -22,7 +22,13 @@ namespace {
 
 constexpr int kLanes = 32, kRows = 16, kMostColumns = 256, kMostDepth = 16;
 
-enum class Form { kRegisters, kPanels, kTiles };  // of A; B is a panel with panels, else a tile
+enum class Form {
+  kRegisters,
+  kPanels,
+  kTiles,
+  kBlocks
+};  // of A and B: a tile with registers, a
+    // panel with blocks
 
 struct Multiplication {
   int sums;  // which of Pending::sums
@@ -31,6 +37,7 @@ struct Multiplication {
   const uint32_t* a_registers[4];
   uint32_t a, b;  // in shared memory
   bool add;
+  uint32_t stride;  // of blocks
 };
 // Multiplications that are committed together.
 struct Group {
@@ -116,6 +123,14 @@ float panel_value(Operand operand, uint32_t panel, int channel, int k) {
                   shared_value<uint16_t>(panel + channel / 64 * 8192 + k * 128 + channel % 64 * 2));
 }
 
+// A channel of blocks of 8 x 8 at row k.
+float block_value(Operand operand, uint32_t blocks, uint32_t stride, int channel, int k) {
+  uint16_t value;
+  std::memcpy(&value, shared_at(blocks + channel / 8 * stride + k * 16 + channel % 8 * 2),
+              sizeof value);
+  return value_of(operand, value);
+}
+
 float cut_off(double sum) {
   const float rounded = static_cast<float>(sum);
   return std::fabs(static_cast<double>(rounded)) > std::fabs(sum) ? std::nextafterf(rounded, 0.f)
@@ -152,7 +167,8 @@ void set_operands(const Pending* lanes, size_t group, size_t i) {
   operands.depth = depth_of(first.operand);
   for (int lane = 0; lane < kLanes; ++lane) {
     const Multiplication& own = lanes[lane].groups[group].multiplications[i];
-    if (own.a != first.a || own.b != first.b || own.add != first.add || own.sums != first.sums) {
+    if (own.a != first.a || own.b != first.b || own.add != first.add || own.sums != first.sums ||
+        own.stride != first.stride) {
       fail("lanes multiply by different tiles");
     }
     for (int r = 0; r < 4 && own.form == Form::kRegisters; ++r) {
@@ -162,15 +178,19 @@ void set_operands(const Pending* lanes, size_t group, size_t i) {
   const int first_row = static_cast<int>(thread() / kLanes % 4) * kRows;
   for (int k = 0; k < operands.depth && first.form != Form::kRegisters; ++k) {
     for (int row = 0; row < kRows; ++row) {
-      operands.a[row][k] = first.form == Form::kPanels
-                               ? panel_value(first.operand, first.a, first_row + row, k)
-                               : tile_value(first.operand, first.a, first_row + row, k);
+      operands.a[row][k] = first.form == Form::kTiles
+                               ? tile_value(first.operand, first.a, first_row + row, k)
+                               : panel_value(first.operand, first.a, first_row + row, k);
     }
   }
-  if (first.form != Form::kPanels) return set_b_from_tile(first.operand, first.b);
+  if (first.form == Form::kRegisters || first.form == Form::kTiles) {
+    return set_b_from_tile(first.operand, first.b);
+  }
   for (int k = 0; k < operands.depth; ++k) {
     for (int column = 0; column < operands.columns; ++column) {
-      operands.b[k][column] = panel_value(first.operand, first.b, column, k);
+      operands.b[k][column] = first.form == Form::kPanels
+                                  ? panel_value(first.operand, first.b, column, k)
+                                  : block_value(first.operand, first.b, first.stride, column, k);
     }
   }
 }
@@ -222,13 +242,17 @@ void issue(Multiplication multiplication, float* sums, int count) {
 
 void multiply_registers(Operand operand, float* sums, int count, const uint32_t* const (&a)[4],
                         uint32_t b, bool add) {
-  issue({0, operand, Form::kRegisters, {a[0], a[1], a[2], a[3]}, 0, b, add}, sums, count);
+  issue({0, operand, Form::kRegisters, {a[0], a[1], a[2], a[3]}, 0, b, add, 0}, sums, count);
 }
 void multiply_panels(Operand operand, float* sums, int count, uint32_t a, uint32_t b) {
-  issue({0, operand, Form::kPanels, {}, a, b, true}, sums, count);
+  issue({0, operand, Form::kPanels, {}, a, b, true, 0}, sums, count);
+}
+void multiply_blocks(Operand operand, float* sums, int count, uint32_t a, uint32_t b,
+                     uint32_t stride) {
+  issue({0, operand, Form::kBlocks, {}, a, b, true, stride}, sums, count);
 }
 void multiply_tiles(Operand operand, float* sums, int count, uint32_t a, uint32_t b, bool add) {
-  issue({0, operand, Form::kTiles, {}, a, b, add}, sums, count);
+  issue({0, operand, Form::kTiles, {}, a, b, add, 0}, sums, count);
 }
 void commit_multiplications() {
   Pending& own = pending[thread()];

@@ -1,6 +1,6 @@
 // The switch over kinds of arithmetic; each is compiled in a file of its own (scatter_*.cu).
-#include "scatter_params.h"
 #include "../with_math.h"
+#include "scatter_params.h"
 
 namespace dcn {
 
@@ -10,6 +10,8 @@ template <class Math>
 cudaError_t launch_transpose_grad_math(ScatterParams params, cudaStream_t stream);
 template <class Math>
 cudaError_t launch_weight_sum_math(ScatterParams params, cudaStream_t stream);
+template <class Math>
+cudaError_t launch_store_input_math(ScatterParams params, cudaStream_t stream);
 
 cudaError_t launch_scatter(const ScatterParams& params, FusedMath math, cudaStream_t stream) {
   return with_math(math, [&](auto arithmetic) {
@@ -20,13 +22,29 @@ cudaError_t launch_scatter(const ScatterParams& params, FusedMath math, cudaStre
 cudaError_t launch_transpose_grad(const ScatterParams& params, FusedMath math,
                                   cudaStream_t stream) {
   return with_math(math, [&](auto arithmetic) {
-    return launch_transpose_grad_math<decltype(arithmetic)>(params, stream);
+    using Math = decltype(arithmetic);
+    if constexpr (sizeof(typename Math::Element) == 4) {
+      return launch_transpose_grad_math<Math>(params, stream);
+    } else {
+      return cudaErrorInvalidValue;  // wgmma transposes
+    }
   });
 }
 
 cudaError_t launch_weight_sum(const ScatterParams& params, FusedMath math, cudaStream_t stream) {
   return with_math(math, [&](auto arithmetic) {
     return launch_weight_sum_math<decltype(arithmetic)>(params, stream);
+  });
+}
+
+cudaError_t launch_store_input(const ScatterParams& params, FusedMath math, cudaStream_t stream) {
+  return with_math(math, [&](auto arithmetic) {
+    using Math = decltype(arithmetic);
+    if constexpr (sizeof(typename Math::Element) == 2) {
+      return launch_store_input_math<Math>(params, stream);
+    } else {
+      return cudaErrorInvalidValue;  // sums are as they are stored
+    }
   });
 }
 

@@ -16,34 +16,34 @@
 //   order     lists of the bins' samples; of the bins by length, so that a warp's are alike
 //   walk      a lane has a bin: what its list brings to each of the four corners, in registers;
 //             then, a corner at a time, added to a window of pixels in shared memory
-//   flush     of the window, by atomics in f32
+//   flush     of the window: added in f32, in 16 bits by the copy engine
 //
 // Samples beyond the window's bins, and those whose gradients are not finite, are added to memory
 // one by one.
 #pragma once
 
 #include "../kernel_setup.h"
-#include "scatter_columns.cuh"
+#include "scatter_input.cuh"
+#include "scatter_products.cuh"
 #include "scatter_samples.cuh"
+#include "scatter_seeker.cuh"
 #include "scatter_walk.cuh"
 #include "scatter_weight_sums.cuh"
-#include "scatter_wgrad.cuh"
 
 namespace dcn {
 
 constexpr int kScatterStaticBytes = 1024;  // of shared memory, at most
-// In per cent, as kFusedCarveout: the CTAs that fit want more than other fused kernels.
-template <class Math>
-constexpr int kScatterCarveout = sizeof(typename Math::Element) == 2 ? 85 : 100;
+// In per cent, as kFusedCarveout: the CTAs that fit want all that there is.
+constexpr int kScatterCarveout = 100;
 
 // kOneStep: there is one chunk of taps and one block of channels, as nearly always.
 template <class Math, bool kOneStep>
-__device__ __forceinline__ void scatter_tile(const ScatterParams& params, const ScatterTile& tile,
+__device__ __forceinline__ void scatter_tile(const ScatterParams& params, ScatterTile& tile,
                                              const ScatterShared<typename Math::Element>& shared,
                                              bool fresh) {
-  const ScatterColumns<Math> columns(params, tile, shared);
+  constexpr bool kWgmma = ScatterShared<typename Math::Element>::kWgmma;
+  const ScatterProducts<Math, kWgmma> products(params, tile, shared);
   const ScatterSamples<Math> samples(params, tile, shared);
-  const ScatterWgrad<Math> wgrad(params, tile, shared, fresh);
   const ScatterWalk<Math> walk(params, tile, shared);
   const int32_t all_taps = params.shape.taps(), bins = params.window.bins();
   const bool scatters = params.grad_input != nullptr;
@@ -53,32 +53,44 @@ __device__ __forceinline__ void scatter_tile(const ScatterParams& params, const 
   for (int32_t chunk = 0; chunk < (kOneStep ? 1 : params.work.chunks); ++chunk) {
     const int32_t first_tap = chunk * kScatterTaps, taps = min(kScatterTaps, all_taps - first_tap);
     samples.begin(first_tap, taps);
-    if (scatters) {
-      // The lengths are behind the last bin.
-      const int numbers = padded_bins(bins) + kLengths;
-      for (int i = threadIdx.x; i < numbers; i += kScatterThreads) shared.begins()[i] = 0;
-    }
-    int32_t with_samples = 0;
+    OrderedBins ordered{};
+    const bool seeks = scatters && *shared.astray() > kScatterSamples / 2;
+    bool found = false;
+    if (seeks) found = ScatterSeeker<Math>(params, tile, shared).run(first_tap, taps);
 #pragma unroll 1
     for (int32_t block = 0; block < (kOneStep ? 1 : params.blocks.count); ++block) {
       samples.fetch_image(block);
-      const bool own_finite = !with_columns || columns.run(first_tap, taps, block);
+      const bool own_finite = products.columns(first_tap, taps, block, with_columns);
+      if (scatters && block == 0) {
+        // The lengths are behind the last bin.
+        const int numbers = padded_bins(bins) + kLengths;
+        for (int i = threadIdx.x; i < numbers; i += kScatterThreads) shared.begins()[i] = 0;
+        if (threadIdx.x == 0) {
+          int32_t& astray = *shared.astray();
+          astray = found ? kScatterSamples : seeks ? -kPatience : min(astray, 0);
+        }
+      }
       ptx::wait_for_copies();
+      if (kWgmma) ptx::bulk_add_wait();  // values come where the window was
       const bool finite = !__syncthreads_or(!own_finite);
       samples.run(first_tap, taps, block, finite);
+      if (kWgmma) ptx::async_proxy_fence();
       __syncthreads();
-      if (params.partial != nullptr) wgrad.run(chunk, taps, block);
+      if (params.partial != nullptr) products.weight(chunk, taps, block, fresh);
       if (scatters && block == 0) {
-        with_samples = order_bins(shared.begins(), shared.order(), shared.lengths(), bins);
+        ordered = order_bins(shared.begins(), shared.order(), shared.lengths(), bins);
         samples.list(taps);
       }
       __syncthreads();  // values have been read, and lists written
       if (!scatters) continue;
       walk.clear();
-      walk.run(with_samples);
+      walk.run(ordered);
+      if (kWgmma) ptx::async_proxy_fence();
       __syncthreads();
       walk.flush(block);
-      __syncthreads();  // the next window, and the next lists
+      // What comes next leaves alone what the first warp still needs, until that is there too. In
+      // 32 bits weights come where the window was.
+      if (!kWgmma) __syncthreads();
     }
   }
 }
@@ -87,18 +99,24 @@ template <class Math, bool kOneStep>
 __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind))
     dcn_bprop_scatter_kernel(const __grid_constant__ ScatterParams params) {
   extern __shared__ uint8_t shared_memory[];
-  const ScatterShared<typename Math::Element> shared(shared_memory, params.places);
+  using Shared = ScatterShared<typename Math::Element>;
+  const uint32_t slack = -ptx::shared_address(shared_memory) & Shared::kSlack;
+  const Shared shared(ptx::shared_part(shared_memory, slack), params.places);
   const int32_t first = params.first_item(blockIdx.x), end = params.first_item(blockIdx.x + 1);
   // This one and the next.
   __shared__ ScatterTile tiles[2];
-  if (threadIdx.x == 0) tiles[first % 2].find(params, first);
+  if (threadIdx.x == 0) {
+    tiles[first % 2].find(params, first);
+    *shared.astray() = 0;
+  }
   __syncthreads();
 #pragma unroll 1
   for (int32_t item = first; item < end; ++item) {
     if (threadIdx.x == 0) tiles[(item + 1) % 2].find(params, item + 1);
-    const ScatterTile& tile = tiles[item % 2];
+    ScatterTile& tile = tiles[item % 2];
     scatter_tile<Math, kOneStep>(params, tile, shared, item == first || tile.number == 0);
   }
+  if (Shared::kWgmma) ptx::bulk_add_wait();
 }
 
 inline ScatterParams with_work(ScatterParams params, int element_bytes) {
@@ -131,10 +149,11 @@ cudaError_t launch_scatter_math(ScatterParams params, cudaStream_t stream) {
     // Shapes ask for different amounts.
     constexpr auto kKernel = decltype(kernel)::value;
     const cudaError_t error =
-        set_up_kernel<kKernel>(kFusedSharedBytes - kScatterStaticBytes, kScatterCarveout<Math>);
+        set_up_kernel<kKernel>(kFusedSharedBytes - kScatterStaticBytes, kScatterCarveout);
     if (error != cudaSuccess) return error;
     return launch_kernel<kKernel>(dim3(static_cast<unsigned>(params.ctas)), kScatterThreads,
-                                  params.places.end, stream, params);
+                                  params.places.end + ScatterShared<Element>::kSlack, stream,
+                                  params);
   };
   if (params.work.chunks == 1 && params.blocks.count == 1) {
     return launch(Kernel<dcn_bprop_scatter_kernel<Math, true>>{});
@@ -156,6 +175,16 @@ cudaError_t launch_weight_sum_math(ScatterParams params, cudaStream_t stream) {
   const int64_t sums = int64_t{params.shape.D} * params.work.units * kUnitSums;
   return launch_kernel<dcn_scatter_weight_sum_kernel<Math>>(
       dim3(static_cast<unsigned>(sums / kSumWeights)), kSumParts * kSumWeights, 0, stream, params);
+}
+
+template <class Math>
+cudaError_t launch_store_input_math(ScatterParams params, cudaStream_t stream) {
+  params = with_work(params, sizeof(typename Math::Element));
+  const int64_t blocks =
+      params.shape.input_pixels() * params.shape.D * int64_t{params.blocks.count};
+  return launch_kernel<dcn_scatter_input_kernel<Math>>(
+      dim3(static_cast<unsigned>(tiles_of(blocks, kStoreThreads))), kStoreThreads, 0, stream,
+      params);
 }
 
 }  // namespace dcn

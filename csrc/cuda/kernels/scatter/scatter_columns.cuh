@@ -1,7 +1,7 @@
-// The gradient columns of a tile of the scatter: grad x weight^T by mma.sync, a row of 16 output
-// pixels a warp, all taps at once. A lane's vector of grad is, as it comes, its part of two
-// fragments, and so is a vector of the packed weight. Both come by way of shared memory, so that a
-// tile waits once for all that it reads.
+// The gradient columns of a tile of the scatter in 32 bits: grad x weight^T by mma.sync, a row of
+// 16 output pixels a warp, all taps at once. A lane's vector of grad is, as it comes, its part of
+// two fragments, and so is a vector of the packed weight. Both come by way of shared memory, so
+// that a tile waits once for all that it reads.
 #pragma once
 
 #include <limits>
@@ -69,9 +69,7 @@ class ScatterColumns {
 #pragma unroll
       for (const float sum : sums[t]) squares = fmaf(sum, sum, squares);
     }
-    constexpr float kMostF16 = 65504.f;
-    return squares <= (Math::kKind == FusedMath::kF16 ? kMostF16 * kMostF16
-                                                      : std::numeric_limits<float>::max());
+    return squares <= std::numeric_limits<float>::max();
   }
 
  private:
@@ -177,12 +175,8 @@ class ScatterColumns {
       for (int r = 0; r < 2; ++r) {
         const float first = sums[t][2 * r], second = sums[t][2 * r + 1];
         const int32_t i = t * kScatterPixels + warp * kScatterColumns + lane / 4 + 8 * r;
-        if constexpr (sizeof(Element) == 2) {
-          reinterpret_cast<uint32_t*>(shared_.gradient() + i)[lane % 4] = Math::pack(first, second);
-        } else {
-          uint4* const vector = shared_.gradient() + lane % 4 / 2 * kScatterSamples + i;
-          reinterpret_cast<float2*>(vector)[lane % 2] = {first, second};
-        }
+        uint4* const vector = shared_.gradient() + lane % 4 / 2 * kScatterSamples + i;
+        reinterpret_cast<float2*>(vector)[lane % 2] = {first, second};
       }
     }
   }

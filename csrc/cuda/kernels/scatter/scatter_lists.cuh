@@ -19,13 +19,18 @@ DCN_HOST_DEVICE constexpr int padded_bins(int bins) {
 
 constexpr int kLengths = 32;  // of lists, that are told apart
 
+// Those that have samples.
+struct OrderedBins {
+  int32_t count;
+  bool long_lists;  // there are
+};
+
 // `begins`: numbers of samples at first, then where the lists begin. `order`: of the bins that have
-// samples, the longest first, roughly; returns how many they are. `places`: zeros. For all threads
-// of the CTA.
-__device__ __forceinline__ int32_t order_bins(uint32_t* begins, uint16_t* order, uint32_t* places,
-                                              int32_t bins) {
+// samples, the longest first, roughly. `places`: zeros. For all threads of the CTA.
+__device__ __forceinline__ OrderedBins order_bins(uint32_t* begins, uint16_t* order,
+                                                  uint32_t* places, int32_t bins) {
   __shared__ uint32_t warp_samples[kScatterThreads / 32];
-  __shared__ int32_t with_samples;
+  __shared__ OrderedBins ordered;
   const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
   const int lane = thread % 32, warp = thread / 32;
   auto* const own = reinterpret_cast<FourBins*>(begins) + thread;
@@ -69,7 +74,8 @@ __device__ __forceinline__ int32_t order_bins(uint32_t* begins, uint16_t* order,
       first += lane >= step ? other : 0;
     }
     places[lane] = first - of_length;
-    if (lane == 31) with_samples = first;
+    if (lane == 0) ordered.long_lists = of_length > 0;
+    if (lane == 31) ordered.count = first;
   }
   __syncthreads();
 
@@ -79,7 +85,7 @@ __device__ __forceinline__ int32_t order_bins(uint32_t* begins, uint16_t* order,
     order[atomicAdd(&place_of(count.bin[i]), 1u)] = static_cast<uint16_t>(thread * kThreadBins + i);
   }
   __syncthreads();
-  return with_samples;
+  return ordered;
 }
 
 }  // namespace dcn

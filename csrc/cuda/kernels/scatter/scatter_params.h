@@ -9,7 +9,8 @@ namespace dcn {
 
 // Where the parts of a CTA's shared memory begin, in bytes (scatter_shared.cuh).
 struct ScatterPlaces {
-  int32_t window, landed, image, dots, place, begins, lengths, tap_place, list, order, end;
+  int32_t grad_tile, weights, gradient, window, landed, image, dots, place, begins, lengths,
+      tap_place, astray, list, order, end;
 };
 
 struct ScatterParams {
@@ -29,14 +30,17 @@ struct ScatterParams {
   const void* weight;        // packed by launch_pack_scatter_weight
   SamplingMap offset, mask;  // mask.data is null for v1
   int32_t ctas;              // that share the tiles of all offset groups
-  float* grad_input;         // [N, H, W, layout.channels], added to, or null
+  float* grad_input;         // sums (input_sum_bytes), added to, or null
   void* grad_offset;         // [N, 2*D*R*S, P, Q] in the offset's dtype, or null
   void* grad_mask;           // [N, D*R*S, P, Q] in the mask's dtype, or null
   // Of the weight gradient; null if it is not wanted.
-  void* transposed_grad;  // transposed_grad_bytes
+  void* transposed_grad;  // transposed_grad_bytes, in 32 bits
   float* partial;         // scatter_partial_bytes
   void* grad_weight;      // [K, C/G, R, S], of the image's dtype
   int64_t stride_k, stride_c, stride_r, stride_s;
+  // In 16 bits, what becomes of grad_input: [N, C, H, W] of the image's dtype.
+  void* stored_input;
+  int64_t input_n, input_c, input_h, input_w;  // strides
 
   // Of the tiles of all offset groups, the first one of a CTA.
   DCN_HOST_DEVICE int32_t first_item(int32_t cta) const {
@@ -52,8 +56,9 @@ struct ScatterParams {
   }
 };
 
-// The weight by offset group and block of its channels: [D, blocks, halves, R*S, parts] vectors of
-// 16 bytes for each lane of a warp, as mma.sync takes them (fused_mma.cuh).
+// The weight by offset group and block of its channels. In 16 bits [D, blocks, slices, R*S] tiles
+// of 8 channels x 128 bytes, swizzled, as wgmma takes them; otherwise [D, blocks, halves, R*S,
+// parts] vectors of 16 bytes for each lane of a warp, as mma.sync takes them (fused_mma.cuh).
 struct PackScatterWeightParams {
   ConvShape shape;
   FusedLayout layout;
@@ -75,9 +80,11 @@ struct ImagePlanesParams {
 
 cudaError_t launch_image_planes(const ImagePlanesParams& params, cudaStream_t stream);
 cudaError_t launch_pack_scatter_weight(const PackScatterWeightParams& params, cudaStream_t stream);
-// For the weight gradient, before and behind the scatter.
+// For the weight gradient, before the scatter, in 32 bits, and behind it.
 cudaError_t launch_transpose_grad(const ScatterParams& params, FusedMath math, cudaStream_t stream);
 cudaError_t launch_weight_sum(const ScatterParams& params, FusedMath math, cudaStream_t stream);
 cudaError_t launch_scatter(const ScatterParams& params, FusedMath math, cudaStream_t stream);
+// Behind it, in 16 bits, the input gradient to its dtype and layout.
+cudaError_t launch_store_input(const ScatterParams& params, FusedMath math, cudaStream_t stream);
 
 }  // namespace dcn

@@ -51,8 +51,8 @@ struct ScatterCore {
   }
 };
 
-// Of finite dot products of the gradient with four corners: the gradients of y, x and mask, by
-// differences that they share.
+// Of dot products of the gradient with four corners: the gradients of y, x and mask, by differences
+// that they share. Of what is not finite these would be NaN, where Sample's derivatives are not.
 struct SamplingGradients {
   float dy, dx, mask;
 
@@ -62,8 +62,14 @@ struct SamplingGradients {
     const float twist = (dot[3] - dot[1]) - down;
     const float slope = fmaf(lx, twist, down);
     mask = fmaf(ly, slope, fmaf(lx, across, dot[0]));
-    dy = modulation * slope;
-    dx = modulation * fmaf(ly, twist, across);
+    dy = slope, dx = fmaf(ly, twist, across);
+    if (!(fabsf(slope) <= std::numeric_limits<float>::max())) {
+      const Sample<float> sample{0, 0, ly, lx, 0, 0.f};
+      dy = sample.d_dy(dot[0], dot[1], dot[2], dot[3]);
+      dx = sample.d_dx(dot[0], dot[1], dot[2], dot[3]);
+      mask = sample.interpolate(dot[0], dot[1], dot[2], dot[3]);
+    }
+    dy *= modulation, dx *= modulation;
   }
 };
 

@@ -13,15 +13,16 @@ template <class Math>
 class ScatterRest : public ScatterSampling<Math> {
  public:
   using Base = ScatterSampling<Math>;
+  using Base::add_dots, Base::count, Base::first_map, Base::reads_image;
   using Base::Base;
-  using Base::count, Base::dots, Base::first_map, Base::reads_image;
   using Base::kNowhere;
   using Base::kTurns, Base::kVectors, Base::kOffset, Base::kMask, Base::kInput, Base::kWeight;
   using Base::params_, Base::shared_, Base::tile_;
-  using Base::store_value, Base::wanted;
+  using Base::store_value, Base::value_weights, Base::wanted;
   using typename Base::Block;
   using typename Base::Element;
   using typename Base::Pixel;
+  using typename Base::Shared;
 
   // Of this thread's taps, those that are left. Where there is no pixel, values are 0.
   __device__ __forceinline__ void run(const Pixel& own, const Block* image, int32_t first_tap,
@@ -39,22 +40,31 @@ class ScatterRest : public ScatterSampling<Math> {
             (static_cast<float>(shape.origin_y(own.at.p, 0)) + place.x) + maps.dy(loaded),
             (static_cast<float>(shape.origin_x(own.at.q, 0)) + place.y) + maps.dx(loaded),
             maps.mask(loaded), shape.H, shape.W);
-        uint4 pixel[kVectors][4];
-        if (reads_image()) load(image, position, pixel);
-        if ((wants & kWeight) != 0) {
+        if (reads_image()) {
           const float worth = position.inside ? position.mask : position.mask * position.fill;
-          store_value(i, pixel, position.ly, position.lx, worth);
+          const uint4 weight = value_weights(position.ly, position.lx, worth);
+          float dot[4] = {};
+#pragma unroll
+          for (int v = 0; v < kVectors; ++v) {
+            uint4 corner[4];
+            load(image, position, v, corner);
+            if ((wants & kWeight) != 0) store_value(i, v, corner, weight);
+            if ((wants & (kOffset | kMask)) != 0) {
+              float gradient[Shared::kVectorChannels];
+              shared_.load_gradient(i, v, gradient);
+              add_dots(gradient, corner, dot);
+            }
+          }
+          if ((wants & (kOffset | kMask)) != 0) sampling_gradients(maps, position, dot, i, block);
         }
-        if ((wants & ~kWeight) != 0) {
+        if ((wants & kInput) != 0) {
           float gradient[kBlockChannels];
           shared_.load_gradient(i, gradient);
-          if ((wants & (kOffset | kMask)) != 0) {
-            sampling_gradients(maps, position, pixel, gradient, i, block);
-          }
-          if ((wants & kInput) != 0) land(position, gradient, i, block);
+          land(position, gradient, i, block);
         }
       } else if (!own.exists && (wants & kWeight) != 0) {
-        store_value(i, {}, 0.f, 0.f, 0.f);
+#pragma unroll
+        for (int v = 0; v < kVectors; ++v) store_value(i, v, {}, {});
       }
       maps.next_gradients();
     }
@@ -64,17 +74,14 @@ class ScatterRest : public ScatterSampling<Math> {
   static constexpr float kMost = std::numeric_limits<float>::max();
 
   // Zeros for the corners that the image has not.
-  __device__ __forceinline__ void load(const Block* image, const ScatterPosition& at,
-                                       uint4 (&pixel)[kVectors][4]) const {
+  __device__ __forceinline__ void load(const Block* image, const ScatterPosition& at, int vector,
+                                       uint4 (&corner)[4]) const {
     const Block* const first = image + (at.y0 * params_.shape.W + at.x0);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      const Block* const corner = first + Sample<float>::corner_step(k, params_.shape.W);
-#pragma unroll
-      for (int v = 0; v < kVectors; ++v) {
-        pixel[v][k] = {};
-        if (at.has[k]) pixel[v][k] = __ldg(reinterpret_cast<const uint4*>(corner) + v);
-      }
+      const Block* const from = first + Sample<float>::corner_step(k, params_.shape.W);
+      corner[k] = {};
+      if (at.has[k]) corner[k] = __ldg(reinterpret_cast<const uint4*>(from) + vector);
     }
   }
 
@@ -89,11 +96,8 @@ class ScatterRest : public ScatterSampling<Math> {
 
   __device__ __forceinline__ void sampling_gradients(const ScatterMaps<Math, false>& maps,
                                                      const ScatterPosition& position,
-                                                     const uint4 (&pixel)[kVectors][4],
-                                                     const float (&gradient)[kBlockChannels],
-                                                     int32_t i, int32_t block) const {
-    float dot[4];
-    dots(gradient, pixel, dot);
+                                                     float (&dot)[4], int32_t i,
+                                                     int32_t block) const {
     if (block > 0) {
       const float4 so_far = shared_.dots()[i];
       dot[0] += so_far.x, dot[1] += so_far.y, dot[2] += so_far.z, dot[3] += so_far.w;
@@ -125,6 +129,7 @@ class ScatterRest : public ScatterSampling<Math> {
         count(i, bin, position.ly, position.lx, position.mask);
       } else {
         shared_.landed()[i] = kNowhere;
+        if (position.inside) atomicAdd(shared_.astray(), 1);
       }
     }
     // A weight of 0 times what is not finite would be NaN: the lists have finite products alone.
@@ -142,16 +147,14 @@ class ScatterRest : public ScatterSampling<Math> {
     }
     const ConvShape& shape = params_.shape;
     const ScatterBlock at = tile_.block(params_, block);
-    const int32_t channels = params_.layout.channels;
-    float* const sums =
-        params_.grad_input + at.channel +
-        (int64_t{tile_.n} * shape.H * shape.W + position.y0 * shape.W + position.x0) * channels;
+    const InputSums sums = InputSums::of<Element>(params_, tile_, block);
+    float* const first = sums.first + int64_t{position.y0 * shape.W + position.x0} * sums.pixel;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const float weight = position.weight(k) * position.mask;
       // A corner of weight zero is touched by no gradient.
       if (!position.has[k] || weight == 0.f) continue;
-      float* const to = sums + int64_t{Sample<float>::corner_step(k, shape.W)} * channels;
+      float* const to = first + int64_t{Sample<float>::corner_step(k, shape.W)} * sums.pixel;
 #pragma unroll
       for (int v = 0; v < kBlockChannels; v += 4) {
         if (v >= at.channels) continue;

@@ -9,15 +9,16 @@ template <class Math>
 class ScatterSamples : public ScatterSampling<Math> {
  public:
   using Base = ScatterSampling<Math>;
+  using Base::add_dots, Base::count, Base::first_map, Base::reads_image;
   using Base::Base;
-  using Base::count, Base::dots, Base::first_map, Base::reads_image;
   using Base::kBinBits, Base::kNowhere, Base::plane;
   using Base::kTurns, Base::kVectors, Base::kOffset, Base::kMask, Base::kInput, Base::kWeight;
   using Base::params_, Base::shared_, Base::tile_;
-  using Base::store_value, Base::wanted;
+  using Base::store_value, Base::value_weights, Base::wanted;
   using typename Base::Block;
   using typename Base::Element;
   using typename Base::Pixel;
+  using typename Base::Shared;
 
   // Where these taps are, for all threads; they may read it behind the next barrier.
   __device__ __forceinline__ void begin(int32_t first_tap, int32_t taps) const {
@@ -62,8 +63,14 @@ class ScatterSamples : public ScatterSampling<Math> {
     if (finite && params_.blocks.count == 1 && __all_sync(~0u, own.exists)) {
       const bool wide = params_.offset.dtype == Dtype::kF32 &&
                         (params_.mask.data == nullptr || params_.mask.dtype == Dtype::kF32);
-      left = sizeof(Element) == 4 || wide ? run_core<true>(own, first_tap, taps)
-                                          : run_core<false>(own, first_tap, taps);
+      constexpr int kAll = kOffset | kMask | kInput | kWeight;
+      if (sizeof(Element) == 2 && !wide) {
+        left = run_core<false, 0>(own, first_tap, taps);
+      } else if (wanted() == kAll) {
+        left = run_core<true, kAll>(own, first_tap, taps);
+      } else {
+        left = run_core<true, 0>(own, first_tap, taps);
+      }
     }
     if (left == 0) return;
     ScatterRest<Math>(params_, tile_, shared_).run(own, plane(block), first_tap, taps, block, left);
@@ -83,8 +90,9 @@ class ScatterSamples : public ScatterSampling<Math> {
   }
 
  private:
-  // The taps whose samples are all of the core, and finite; returns the others.
-  template <bool kWide>
+  // The taps whose samples are all of the core, and finite; returns the others. kWants: the
+  // gradients wanted, where it is known before.
+  template <bool kWide, int kWants>
   __device__ __forceinline__ uint32_t run_core(const Pixel& own, int32_t first_tap,
                                                int32_t taps) const {
     if (own.turn >= taps) return 0;
@@ -92,7 +100,7 @@ class ScatterSamples : public ScatterSampling<Math> {
     const ScatterCore core(params_, tile_);
     const auto origin_y = static_cast<float>(params_.shape.origin_y(own.at.p, 0));
     const auto origin_x = static_cast<float>(params_.shape.origin_x(own.at.q, 0));
-    const int wants = ptx::unkept(wanted());
+    const int wants = kWants != 0 ? kWants : ptx::unkept(wanted());
     const int32_t bin_y = tile_.bin_y, bin_x = tile_.bin_x;
     uint32_t left = 0;
     LoadedMaps next = maps.next();
@@ -126,17 +134,21 @@ class ScatterSamples : public ScatterSampling<Math> {
       const uint4* const top = shared_.image() + (bin + down);  // a row has one more pixel
       const uint4* const bottom = top + (params_.window.columns + 1);
       const int32_t pixels = params_.window.pixels();
-      uint4 pixel[kVectors][4];
+      uint4 weight;
+      if ((wants & kWeight) != 0) weight = value_weights(ly, lx, mask);
+      float dot[4] = {};
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
-        pixel[v][0] = top[v * pixels], pixel[v][1] = top[v * pixels + 1];
-        pixel[v][2] = bottom[v * pixels], pixel[v][3] = bottom[v * pixels + 1];
+        const uint4 corner[4] = {top[v * pixels], top[v * pixels + 1], bottom[v * pixels],
+                                 bottom[v * pixels + 1]};
+        if ((wants & kWeight) != 0) store_value(i, v, corner, weight);
+        if ((wants & (kOffset | kMask)) != 0) {
+          float gradient[Shared::kVectorChannels];
+          shared_.load_gradient(i, v, gradient);
+          add_dots(gradient, corner, dot);
+        }
       }
-      if ((wants & kWeight) != 0) store_value(i, pixel, ly, lx, mask);
       if ((wants & (kOffset | kMask)) != 0) {
-        float gradient[kBlockChannels], dot[4];
-        shared_.load_gradient(i, gradient);
-        dots(gradient, pixel, dot);
         const SamplingGradients result(dot, ly, lx, mask);
         if ((wants & kOffset) != 0) maps.store_offset(result.dy, result.dx);
         if ((wants & kMask) != 0) maps.store_mask(result.mask);

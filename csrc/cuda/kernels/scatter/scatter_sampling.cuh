@@ -60,38 +60,34 @@ class ScatterSampling {
     return (wanted() & (kOffset | kMask | kWeight)) != 0;
   }
   __device__ __forceinline__ const Block* plane(int32_t block) const {
-    const ConvShape& shape = params_.shape;
-    const int64_t plane =
-        (int64_t{tile_.n} * shape.D + tile_.offset_group) * params_.blocks.count + block;
-    return static_cast<const Block*>(params_.image) + plane * (shape.H * shape.W);
+    return static_cast<const Block*>(params_.image) + tile_.plane(params_, block);
   }
 
-  static __device__ __forceinline__ void dots(const float (&gradient)[kBlockChannels],
-                                              const uint4 (&pixel)[kVectors][4], float (&dot)[4]) {
-    constexpr int kChannels = kBlockChannels / kVectors;
+  // dot[k] += a vector of the gradient x that of corner k.
+  static __device__ __forceinline__ void add_dots(const float* gradient, const uint4 (&corner)[4],
+                                                  float (&dot)[4]) {
+    constexpr int kChannels = Shared::kVectorChannels;
 #pragma unroll
-    for (int c = 0; c < kBlockChannels; ++c) {
+    for (int c = 0; c < kChannels; ++c) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const auto& of_vector =
-            reinterpret_cast<const Vector<Element, kChannels>&>(pixel[c / kChannels][k]);
-        const float value = widen(of_vector.lane[c % kChannels]);
-        dot[k] = c == 0 ? gradient[c] * value : fmaf(gradient[c], value, dot[k]);
+        const auto& of_corner = reinterpret_cast<const Vector<Element, kChannels>&>(corner[k]);
+        dot[k] = fmaf(gradient[c], widen(of_corner.lane[c]), dot[k]);
       }
     }
   }
 
-  __device__ __forceinline__ void store_value(int32_t i, const uint4 (&pixel)[kVectors][4],
-                                              float ly, float lx, float mask) const {
+  static __device__ __forceinline__ uint4 value_weights(float ly, float lx, float mask) {
     const WindowWeights weights = window_weights({0, 0, ly, lx}, mask);
     const float* const w = weights.weight;
-    const uint4 weight = Math::weights({w[0], w[1], w[2], w[3]});
-    uint32_t value[kVectors * 4];
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      Math::mix(pixel[v], weight, *reinterpret_cast<uint32_t(*)[4]>(value + 4 * v));
-    }
-    ScatterValues<Element>::store(shared_.values(), i / kScatterPixels, i % kScatterPixels, value);
+    return Math::weights({w[0], w[1], w[2], w[3]});
+  }
+  __device__ __forceinline__ void store_value(int32_t i, int vector, const uint4 (&corner)[4],
+                                              uint4 weight) const {
+    uint32_t value[4];
+    Math::mix(corner, weight, value);
+    ScatterValues<Element>::store(shared_.values(), i / kScatterPixels, i % kScatterPixels, vector,
+                                  value);
   }
 
   // Into a bin.

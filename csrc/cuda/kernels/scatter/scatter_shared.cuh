@@ -55,43 +55,67 @@ class ScatterShared {
   using Block = ChannelBlock<Element>;
   using Place = ScatterPlace<Element>;
 
-  // For the gradient of the weight, values are kept.
+  static constexpr bool kWgmma = sizeof(Element) == 2;
+  static constexpr int kGradTileBytes = kWgmma ? kScatterPixels * kSliceBytes : 0;
+  static constexpr int kWeightBytes = kWgmma ? kScatterTaps * kBlockChannels * kSliceBytes : 0;
+
+  // Tiles of wgmma lie at whole KiB.
+  static constexpr uint32_t kSlack = kWgmma ? 1024 - 16 : 0;
+
+  // For the gradient of the weight, values are kept. What a single block needs one after the other
+  // shares its memory.
   static ScatterPlaces places(const BinWindow& window, const ScatterBlocks& blocks,
                               bool with_weight) {
     const int32_t bins = padded_bins(window.bins());
     const int32_t values = with_weight ? kScatterSamples * sizeof(Block) : 0;
+    const int32_t lists = kScatterSamples * sizeof(uint16_t) + bins * sizeof(uint16_t);
+    const bool single = blocks.count == 1;
     ScatterPlaces at;
-    at.window = kScatterSamples * sizeof(Block);
+    at.grad_tile = 0;
+    at.weights = at.grad_tile + kGradTileBytes;
+    at.place = at.weights + (single ? 0 : kWeightBytes);
+    at.gradient = at.place + kScatterSamples * sizeof(Place);
+    at.window = at.gradient + kScatterSamples * sizeof(Block);
     at.landed = at.window + values;
     at.image = std::max<int32_t>(at.window + window.pixels() * 2 * sizeof(float4),
                                  at.landed + kScatterSamples * sizeof(uint32_t));
     at.dots = at.image + window.pixels() * sizeof(Block);
-    at.place = at.dots + (blocks.count > 1 ? kScatterSamples * sizeof(float4) : 0);
-    at.begins = at.place + kScatterSamples * sizeof(Place);
+    at.begins = at.dots + (single ? 0 : kScatterSamples * sizeof(float4));
     at.lengths = at.begins + bins * sizeof(uint32_t);
     at.tap_place = at.lengths + kLengths * sizeof(uint32_t);
-    at.list = at.tap_place + kScatterTaps * sizeof(float2);
+    at.astray = at.tap_place + kScatterTaps * sizeof(float2);
+    at.end = at.astray + 4 * sizeof(int32_t);
+    const bool in_image = single && lists <= at.dots - at.image;
+    at.list = in_image ? at.image : at.end;
     at.order = at.list + kScatterSamples * sizeof(uint16_t);
-    at.end = at.order + bins * sizeof(uint16_t);
+    if (!in_image) at.end += lists;
     return at;
   }
 
   __device__ __forceinline__ ScatterShared(uint8_t* memory, const ScatterPlaces& places)
       : memory_(memory), places_(places) {}
 
+  // Where wgmma is: the gradient's rows of 128 bytes, swizzled, and the weight's, which are read
+  // before samples have places.
+  __device__ __forceinline__ uint8_t* grad_tile() const { return at<uint8_t>(places_.grad_tile); }
+  __device__ __forceinline__ uint8_t* weights() const { return at<uint8_t>(places_.weights); }
   // [Block::kVectors][samples]: gradient columns.
-  __device__ __forceinline__ uint4* gradient() const { return at<uint4>(0); }
+  __device__ __forceinline__ uint4* gradient() const { return at<uint4>(places_.gradient); }
+  static constexpr int kVectorChannels = kBlockChannels / Block::kVectors;
+  __device__ __forceinline__ void load_gradient(uint32_t sample, int vector, float* value) const {
+    const uint4 loaded = gradient()[vector * kScatterSamples + sample];
+    const auto& each = reinterpret_cast<const Vector<Element, kVectorChannels>&>(loaded);
+#pragma unroll
+    for (int c = 0; c < kVectorChannels; ++c) value[c] = widen(each.lane[c]);
+  }
   __device__ __forceinline__ void load_gradient(uint32_t sample,
                                                 float (&value)[kBlockChannels]) const {
-    Block block;
 #pragma unroll
     for (int v = 0; v < Block::kVectors; ++v) {
-      reinterpret_cast<uint4*>(&block)[v] = gradient()[v * kScatterSamples + sample];
+      load_gradient(sample, v, value + v * kVectorChannels);
     }
-#pragma unroll
-    for (int c = 0; c < kBlockChannels; ++c) value[c] = widen(block.lane[c]);
   }
-  // [2][pixels]: half a block of channels each. While samples are made, their values for the weight
+  // [pixels][2]: half a block of channels each. While samples are made, their values for the weight
   // gradient.
   __device__ __forceinline__ float4* window() const { return at<float4>(places_.window); }
   __device__ __forceinline__ Element* values() const { return at<Element>(places_.window); }
@@ -108,6 +132,8 @@ class ScatterShared {
   __device__ __forceinline__ uint32_t* lengths() const { return at<uint32_t>(places_.lengths); }
   // [kScatterTaps]: from tap 0 of the kernel, without offsets.
   __device__ __forceinline__ float2* tap_place() const { return at<float2>(places_.tap_place); }
+  // How many samples the window has missed of late, and sums of ScatterSeeker.
+  __device__ __forceinline__ int32_t* astray() const { return at<int32_t>(places_.astray); }
   // [samples]: a bin's behind one another.
   __device__ __forceinline__ uint16_t* list() const { return at<uint16_t>(places_.list); }
   // [padded_bins]: of the bins.
@@ -128,9 +154,15 @@ struct ScatterTile {
   int32_t offset_group;
   int32_t number;        // among the tiles of all images
   int32_t bin_y, bin_x;  // of the window's first bin
+  int64_t first_plane;   // that of block 0
+  int64_t grad;          // of the first output pixel, element of the gradient
 
   __device__ __forceinline__ ScatterBlock block(const ScatterParams& params, int32_t number) const {
     return scatter_block(params.layout, params.blocks, offset_group, number);
+  }
+  // Of a block of channels, the first pixel of the image.
+  __device__ __forceinline__ int64_t plane(const ScatterParams& params, int32_t block) const {
+    return first_plane + block * int64_t{params.shape.H * params.shape.W};
   }
   __device__ __forceinline__ void find(const ScatterParams& params, int32_t item) {
     const ConvShape& shape = params.shape;
@@ -142,6 +174,28 @@ struct ScatterTile {
     q = (number - strip * params.tiles_across.value) * kScatterColumns;
     bin_y = shape.origin_y(p, 0) - params.window.halo_rows;
     bin_x = shape.origin_x(q, 0) - params.window.halo_columns;
+    first_plane = (int64_t{n} * shape.D + offset_group) * params.blocks.count * (shape.H * shape.W);
+    grad = (int64_t{n} * shape.output_pixels_per_image() + p * shape.Q + q) *
+           params.grad_layout.channels;
+  }
+};
+
+// Of a block of a tile's image, the sums of the input gradient (input_sum_bytes).
+struct InputSums {
+  float* first;   // of the first pixel
+  int32_t pixel;  // from one to the next
+
+  template <typename Element>
+  static __device__ __forceinline__ InputSums of(const ScatterParams& params,
+                                                 const ScatterTile& tile, int32_t block) {
+    if constexpr (ScatterShared<Element>::kWgmma) {
+      return {params.grad_input + tile.plane(params, block) * kBlockChannels, kBlockChannels};
+    } else {
+      const int64_t image = int64_t{tile.n} * params.shape.H * params.shape.W;
+      return {
+          params.grad_input + image * params.layout.channels + tile.block(params, block).channel,
+          params.layout.channels};
+    }
   }
 };
 

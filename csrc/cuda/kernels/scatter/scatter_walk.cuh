@@ -3,6 +3,7 @@
 
 #include "../../../bilinear.h"
 #include "../atomic_add.cuh"
+#include "../ptx_sm90.cuh"
 #include "scatter_shared.cuh"
 
 namespace dcn {
@@ -28,11 +29,14 @@ class ScatterWalk {
   }
 
   // For all threads of the CTA.
-  __device__ __forceinline__ void run(int32_t bins) const {
+  __device__ __forceinline__ void run(OrderedBins bins) const {
+    const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
+    // Long lists, which take a whole warp each, are shared out among the warps.
+    const int own = bins.long_lists ? thread % 32 * (kScatterThreads / 32) + thread / 32 : thread;
 #pragma unroll 1
-    for (int32_t first = 0; first < bins; first += kScatterThreads) {
-      const bool has_bin = first + static_cast<int32_t>(threadIdx.x) < bins;
-      const uint32_t bin = has_bin ? shared_.order()[first + threadIdx.x] : 0;
+    for (int32_t first = 0; first < bins.count; first += kScatterThreads) {
+      const bool has_bin = first + own < bins.count;
+      const uint32_t bin = has_bin ? shared_.order()[first + own] : 0;
       const uint32_t begin = has_bin ? shared_.begins()[bin] : 0;
       const uint32_t end = has_bin ? shared_.begins()[bin + 1] : 0;
       float sums[4][kBlockChannels] = {};
@@ -57,33 +61,61 @@ class ScatterWalk {
         // No two bins have the same pixel for the same corner.
         __syncthreads();
         if (!has_bin) continue;
-        float4* const to =
-            shared_.window() + pixel + Sample<float>::corner_step(k, params_.window.columns + 1);
+        float4* const to = shared_.window() +
+                           2 * (pixel + Sample<float>::corner_step(k, params_.window.columns + 1));
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          float4& total = to[half * params_.window.pixels()];
-          const float4 so_far = total;
+          const float4 so_far = to[half];
           const float* const own = sums[k] + 4 * half;
-          total = {so_far.x + own[0], so_far.y + own[1], so_far.z + own[2], so_far.w + own[3]};
+          to[half] = {so_far.x + own[0], so_far.y + own[1], so_far.z + own[2], so_far.w + own[3]};
         }
       }
     }
   }
 
-  // To memory. A pixel has two threads, for half of the channels each.
+  // To memory. In 16 bits by the copy engine: the window has to stay until the first warp has
+  // waited (ptx::bulk_add_wait), which reads where lists begin, and the tile.
   __device__ __forceinline__ void flush(int32_t block) const {
-    const ScatterBlock at = tile_.block(params_, block);
+    const InputSums sums = InputSums::of<Element>(params_, tile_, block);
+    if constexpr (Shared::kWgmma) {
+      flush_rows(sums.first);
+    } else {
+      flush_pixels(sums, tile_.block(params_, block).channels);
+    }
+  }
+
+ private:
+  // Those that have samples, as far as they are the image's.
+  __device__ __forceinline__ void flush_rows(float* sums) const {
+    const ConvShape& shape = params_.shape;
+    const int32_t rows = params_.window.rows, columns = params_.window.columns;
+    if (threadIdx.x >= 32) return;
+#pragma unroll 1
+    for (int32_t row = threadIdx.x; row <= rows; row += 32) {
+      const uint32_t* const begins = shared_.begins();
+      const int32_t y = tile_.bin_y + row;
+      const int32_t x = max(tile_.bin_x, 0), end = min(tile_.bin_x + columns + 1, shape.W);
+      const bool touched = begins[max(row - 1, 0) * columns] < begins[min(row + 1, rows) * columns];
+      if (!touched || y < 0 || y >= shape.H || x >= end) continue;
+      ptx::bulk_add(
+          sums + int64_t{y * shape.W + x} * kBlockChannels,
+          ptx::shared_address(shared_.window() + 2 * (row * (columns + 1) + x - tile_.bin_x)),
+          (end - x) * kBlockChannels * sizeof(float));
+    }
+    ptx::bulk_add_commit();
+    __syncwarp();  // the first thread finds other tiles
+  }
+
+  // A pixel has two threads, for half of the channels each.
+  __device__ __forceinline__ void flush_pixels(const InputSums& sums, int32_t channels) const {
     const ConvShape& shape = params_.shape;
     const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
     const int32_t half = thread % 2, pixels = params_.window.pixels();
-    if (half * 4 >= at.channels) return;
+    if (half * 4 >= channels) return;
     const int32_t bin_y = tile_.bin_y, bin_x = tile_.bin_x;
-    float* const sums = params_.grad_input +
-                        int64_t{tile_.n} * shape.H * shape.W * params_.layout.channels +
-                        at.channel + half * 4;
 #pragma unroll 2
     for (int32_t i = thread / 2; i < pixels; i += kScatterThreads / 2) {
-      const float4 total = shared_.window()[half * pixels + i];
+      const float4 total = shared_.window()[2 * i + half];
       const int32_t row = params_.window_columns.quotient(i);
       const int32_t y = bin_y + row;
       const int32_t x = bin_x + i - row * static_cast<int32_t>(params_.window_columns.value);
@@ -91,12 +123,11 @@ class ScatterWalk {
                           static_cast<uint32_t>(x) < static_cast<uint32_t>(shape.W);
       const bool touched = total.x != 0.f || total.y != 0.f || total.z != 0.f || total.w != 0.f;
       if (!inside || !touched) continue;
-      atomic_add(sums + int64_t{y * shape.W + x} * params_.layout.channels,
+      atomic_add(sums.first + int64_t{y * shape.W + x} * sums.pixel + half * 4,
                  Vector<float, 4>{{total.x, total.y, total.z, total.w}});
     }
   }
 
- private:
   // Of the i-th sample in the lists.
   __device__ __forceinline__ void load(uint32_t i, float (&weight)[4],
                                        float (&gradient)[kBlockChannels]) const {

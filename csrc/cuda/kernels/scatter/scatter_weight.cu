@@ -2,8 +2,8 @@
 // one input channel and tap. Channels that pad are zeros.
 #include "../kernel_setup.h"
 #include "../sampling.cuh"
-#include "scatter_params.h"
 #include "../with_math.h"
+#include "scatter_params.h"
 
 namespace dcn {
 namespace {
@@ -27,7 +27,8 @@ __global__ void __launch_bounds__(kPackThreads)
     rest /= length;
     return digit;
   };
-  const int32_t tap = next(shape.taps()), half = next(blocks.halves), block = next(blocks.count);
+  const int32_t halves = packed_halves(blocks, sizeof(Element));
+  const int32_t tap = next(shape.taps()), half = next(halves), block = next(blocks.count);
   if (rest >= shape.D) return;
   const ScatterBlock at = scatter_block(params.layout, blocks, static_cast<int32_t>(rest), block);
   const int32_t in_group = at.channel - at.group * params.layout.group_channels + lane / 4;
@@ -44,16 +45,25 @@ __global__ void __launch_bounds__(kPackThreads)
     Math::split(weight[(at.group * per_group + k) * params.stride_k], value, e);
   }
   auto* const to = static_cast<Vector<Element, kElements>*>(params.packed);
+  if constexpr (sizeof(Element) == 2) {
+    const int64_t tile = ((rest * blocks.count + block) * (halves / 2) + half / 2) * shape.taps();
+    const int row = lane / 4, vector = half % 2 * 4 + lane % 4;
+    to[((tile + tap) * kBlockChannels + row) * 8 + (vector ^ row)] = value[0];
+  } else {
 #pragma unroll
-  for (int part = 0; part < kParts; ++part) to[(vectors * kParts + part) * 32 + lane] = value[part];
+    for (int part = 0; part < kParts; ++part) {
+      to[(vectors * kParts + part) * 32 + lane] = value[part];
+    }
+  }
 }
 
 template <class Math>
 cudaError_t launch(const PackScatterWeightParams& params, cudaStream_t stream) {
   const ScatterBlocks blocks =
       scatter_blocks(params.layout, params.grad_layout, sizeof(typename Math::Element));
-  const int64_t vectors =
-      int64_t{params.shape.D} * blocks.count * blocks.halves * params.shape.taps() * 32;
+  const int64_t vectors = int64_t{params.shape.D} * blocks.count *
+                          packed_halves(blocks, sizeof(typename Math::Element)) *
+                          params.shape.taps() * 32;
   return launch_kernel<dcn_pack_scatter_weight_kernel<Math>>(
       dim3(static_cast<unsigned>(tiles_of(vectors, kPackThreads))), kPackThreads, 0, stream,
       params);

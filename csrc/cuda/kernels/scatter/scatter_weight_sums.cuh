@@ -1,10 +1,10 @@
-// What comes before and behind the weight gradient of the scatter: the gradient, transposed by
-// tiles, and the sum of what the CTAs have left.
+// What comes before and behind the weight gradient of the scatter: in 32 bits the gradient,
+// transposed by tiles, and the sum of what the CTAs have left.
 #pragma once
 
 #include "../kernel_setup.h"
 #include "../sampling.cuh"
-#include "scatter_values.cuh"
+#include "scatter_shared.cuh"
 
 namespace dcn {
 
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kTransposeThreads)
       for (int e = 0; e < kVector; ++e) {
         Element each = value.lane[e];
         if constexpr (Math::kKind == FusedMath::kTf32) each = __uint_as_float(round_to_tf32(each));
-        turned[(c + e) * kRow + ScatterValues<Element>::place(pixel)] = each;
+        turned[(c + e) * kRow + pixel] = each;
       }
     }
     __syncthreads();

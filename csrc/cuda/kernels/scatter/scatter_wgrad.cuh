@@ -1,5 +1,5 @@
-// The weight gradient of a tile of the scatter: grad^T x values by mma.sync, added to what the CTA
-// has left of the tiles before. A warp has 16 output channels and half of the taps.
+// The weight gradient of a tile of the scatter in 32 bits: grad^T x values by mma.sync, added to
+// what the CTA has left of the tiles before. A warp has 16 output channels and half of the taps.
 #pragma once
 
 #include "../atomic_add.cuh"
