@@ -7,19 +7,20 @@ set(kernels csrc/cuda/kernels)
 target_sources(dcn PRIVATE
   ${kernels}/im2col/col2im.cu ${kernels}/im2col/column_sum.cu ${kernels}/im2col/im2col.cu
   ${kernels}/layout/layout.cu ${kernels}/layout/pack_weight.cu ${kernels}/layout/pad_channels.cu
-  ${kernels}/landing/landing_heavy.cu ${kernels}/landing/landing_lists.cu
-  ${kernels}/landing/landing_planes.cu ${kernels}/landing/landing_sort.cu
+  ${kernels}/landing/landing_lists.cu ${kernels}/landing/landing_planes.cu
+  ${kernels}/landing/landing_sort.cu
   ${kernels}/fprop/fprop_sm80.cu ${kernels}/fprop/fprop_sm90.cu
   ${kernels}/dgrad/dgrad_sm90.cu ${kernels}/ograd/ograd_sm90.cu ${kernels}/owgrad/owgrad_sm90.cu
   ${kernels}/wgrad/wgrad_sm90.cu ${kernels}/scatter/scatter.cu)
 foreach(math f16 bf16 tf32 3xtf32)
   target_sources(dcn PRIVATE ${kernels}/fprop/fprop_sm80_${math}.cu)
 endforeach()
-# wgmma has no form that runs on another architecture than 9.0.
+# wgmma has no form that runs on another architecture than 9.0, and clusters none on older ones.
 add_library(dcn_sm90 OBJECT
   ${kernels}/owgrad/owgrad_sm90_f16.cu ${kernels}/owgrad/owgrad_sm90_bf16.cu
   ${kernels}/owgrad/owgrad_sum.cu ${kernels}/wgrad/wgrad_sum.cu
-  ${kernels}/layout/image_planes.cu ${kernels}/scatter/scatter_weight.cu)
+  ${kernels}/layout/image_planes.cu ${kernels}/scatter/scatter_weight.cu
+  ${kernels}/landing/landing_heavy.cu)
 foreach(math f16 bf16 tf32 3xtf32)
   foreach(kernel fprop dgrad ograd wgrad)
     target_sources(dcn_sm90 PRIVATE ${kernels}/${kernel}/${kernel}_sm90_${math}.cu)

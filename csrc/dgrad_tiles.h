@@ -24,11 +24,6 @@ constexpr int block_plan_bytes(FusedMath math) {
   return kPlanBatches * kBatch * (wide ? 16 : 20) + 2 * kPlanTaps * 2 * kBlockSide * 4 + 64;
 }
 
-// Lists of a warp of the second kernel, for one tap: entries are read four at a time.
-constexpr int kListQuads = 208;
-constexpr int kListPlanBytes = 2 * kListQuads * 16 + 2 * kWarpPixels * 4 + 16;
-static_assert(kListPlanBytes <= block_plan_bytes(FusedMath::kTf32));
-
 constexpr FpropTile kDgradTiles[] = {
     {64, 64, false, 4, 2, true, {620, 720, 1260}},
     {256, 64, false, 4, 1, false, {1440, 1580, 0}},
@@ -49,6 +44,16 @@ constexpr int64_t dgrad_shared_bytes(const FpropTile& tile, FusedMath math) {
   return kTileAlignment + tile.stages * weight_tile_bytes(tile, math) + kBarrierBytes +
          tile.channels * 4 + tile.pixels / kWarpPixels * block_plan_bytes(math);
 }
+// Its CTAs exchange sums beside their plans. Where the fragments leave room, two of them share a
+// multiprocessor.
+constexpr int kIrregularStages = 3;
+constexpr int64_t irregular_shared_bytes(FusedMath math) {
+  const int64_t idle =
+      (kDgradTiles[0].stages - kIrregularStages) * int64_t{weight_tile_bytes(kDgradTiles[0], math)};
+  return dgrad_shared_bytes(kDgradTiles[0], math) - idle +
+         exchange_bytes(kDgradTiles[0], kMostParts);
+}
+constexpr int irregular_resident(FusedMath math) { return weight_parts(math) == 1 ? 2 : 1; }
 constexpr bool dgrad_tile_exists(const FpropTile& tile, FusedMath math) {
   return step_ns(tile, math) > 0 && dgrad_shared_bytes(tile, math) <= kFusedSharedBytes;
 }

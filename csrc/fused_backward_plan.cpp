@@ -183,8 +183,10 @@ bool worth_fused_backward(const ConvShape& shape, FusedMath math) {
   return products >= kLeastProducts && channels <= kMostChannels;
 }
 
-std::string why_not_fused_backward(const ConvShape& shape, FusedMath math, int compute_capability,
+std::string why_not_fused_backward(const ConvShape& shape, FusedMath math,
+                                   const FusedDevice& device,
                                    const std::array<bool, 5>& output_mask) {
+  const int compute_capability = device.compute_capability;
   if (compute_capability / 10 != 9) {
     return "the backward pass of fused needs compute capability 9.x, but the device has " +
            std::to_string(compute_capability / 10) + "." + std::to_string(compute_capability % 10);
@@ -193,7 +195,7 @@ std::string why_not_fused_backward(const ConvShape& shape, FusedMath math, int c
     const std::string why = why_not_fused(each, math);
     if (!why.empty()) return why;
   }
-  if (scatters(shape)) return why_not_scatter(shape, math, output_mask);
+  if (scatters(shape)) return why_not_scatter(shape, math, device.multiprocessors, output_mask);
   std::string why;
   if (output_mask[2] || output_mask[3]) why = why_not_ograd(shape, math);
   if (why.empty() && output_mask[1]) why = why_not_wgrad(shape, math);

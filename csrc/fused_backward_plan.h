@@ -45,7 +45,8 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
 bool worth_fused_backward(const ConvShape& shape, FusedMath math);
 
 // Empty, or why the backward pass of this shape is not for fused.
-std::string why_not_fused_backward(const ConvShape& shape, FusedMath math, int compute_capability,
+std::string why_not_fused_backward(const ConvShape& shape, FusedMath math,
+                                   const FusedDevice& device,
                                    const std::array<bool, 5>& output_mask);
 
 }  // namespace dcn

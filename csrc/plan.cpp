@@ -249,8 +249,10 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
           return "where few channels share their offsets, fused adds the input gradient up with "
                  "atomics, so its bits differ from run to run";
         }
-        return why_not_fused_backward(request.shape, fused_math(request),
-                                      request.device.compute_capability, request.output_mask);
+        return why_not_fused_backward(
+            request.shape, fused_math(request),
+            {request.device.compute_capability, request.device.multiprocessors},
+            request.output_mask);
       }
       return why_not_fused(request.shape, fused_math(request));
   }

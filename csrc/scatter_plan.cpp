@@ -61,7 +61,7 @@ std::string describe(const ScatterPlan& plan) {
   return text;
 }
 
-std::string why_not_scatter(const ConvShape& shape, FusedMath math,
+std::string why_not_scatter(const ConvShape& shape, FusedMath math, int multiprocessors,
                             const std::array<bool, 5>& output_mask) {
   const int64_t items = scatter_work(shape, element_bytes(math)).tiles * shape.D;
   constexpr int64_t kMostItems = (int64_t{1} << 31) - 1;
@@ -69,10 +69,10 @@ std::string why_not_scatter(const ConvShape& shape, FusedMath math,
     return "the scatter needs a number of tiles times offset groups below 2^31, but the call has " +
            std::to_string(items);
   }
-  const ScatterPlan plan = plan_scatter(shape, math, 1, output_mask);
+  const ScatterPlan plan = plan_scatter(shape, math, multiprocessors, output_mask);
   if (workspace_bytes(plan) > kMostWorkspace) {
     return "the fused backward pass of narrow offset groups needs image, gradient and weight in "
-           "orders of its own within 63 MiB, but they have " +
+           "orders of its own, and sums, within 63 MiB, but they have " +
            std::to_string(workspace_bytes(plan) / kMiB) + " MiB";
   }
   return "";

@@ -38,7 +38,7 @@ ScatterPlan plan_scatter(const ConvShape& shape, FusedMath math, int multiproces
 bool worth_scatter(const ConvShape& shape);
 
 // Empty, or why these gradients are not for the scatter.
-std::string why_not_scatter(const ConvShape& shape, FusedMath math,
+std::string why_not_scatter(const ConvShape& shape, FusedMath math, int multiprocessors,
                             const std::array<bool, 5>& output_mask);
 
 }  // namespace dcn

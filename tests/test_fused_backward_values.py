@@ -101,17 +101,33 @@ def normal(sigma: float):
     return change
 
 
+def near(case: Case, offset, pixel: tuple[int, int], spread: float):
+    drawn = torch.rand(offset.shape, generator=torch.Generator().manual_seed(7)) * 2 - 1
+    distance = whole_1024ths(drawn * spread)
+    return clustered_offsets(distance, case.kernel, *case.geometry.values(), pixel)
+
+
 def around(where: str, spread: float):
     """All samples within `spread` of one pixel of each image; on it for 0."""
 
     def change(case: Case, offset):
         size = case.size
         pixel = {"middle": (size[0] // 2, size[1] // 2), "corner": (size[0] - 1, size[1] - 1)}
-        drawn = torch.rand(offset.shape, generator=torch.Generator().manual_seed(7)) * 2 - 1
-        distance = whole_1024ths(drawn * spread)
-        return clustered_offsets(distance, case.kernel, *case.geometry.values(), pixel[where])
+        return near(case, offset, pixel[where], spread)
 
     return change
+
+
+def around_four_pixels(case: Case, offset):
+    """Those lie at borders of the blocks that dgrad's warps have."""
+    made = torch.empty_like(offset)
+    for i in range(4):
+        pixel = tuple(
+            length // 8 * 4 if i >> axis & 1 else min(3, length - 1)
+            for axis, length in enumerate(case.size)
+        )
+        made[..., i::4] = near(case, made, pixel, 0.5)[..., i::4]
+    return made
 
 
 def half_clustered(case: Case, offset):
@@ -129,6 +145,8 @@ OFFSETS = {
     "on one pixel": around("middle", 0),
     "around one pixel": around("middle", 1),
     "around the last pixel": around("corner", 1),
+    "within 4 px of one pixel": around("middle", 4),
+    "around four pixels": around_four_pixels,
     "half of them around one pixel": half_clustered,
     "all outside": lambda case, offset: torch.full(offset.shape, 1000.0),
 }
@@ -140,6 +158,17 @@ OFFSETS = {
 def test_any_distribution_of_offsets(case, offsets, kind):
     def change(tensors):
         made = OFFSETS[offsets](case, tensors["offset"]).to(tensors["offset"])
+        return tensors | {"offset": made}
+
+    check(case, kind, drawing(case, kind, change))
+
+
+@EACH_ARITHMETIC
+def test_thousands_of_samples_on_one_pixel(kind):
+    case = Case("4800 pixels", n=1, c=64, size=(60, 80), k=40)
+
+    def change(tensors):
+        made = around("middle", 0)(case, tensors["offset"]).to(tensors["offset"])
         return tensors | {"offset": made}
 
     check(case, kind, drawing(case, kind, change))

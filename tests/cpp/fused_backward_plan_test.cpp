@@ -13,6 +13,7 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 constexpr FusedMath kMaths[] = {FusedMath::kF16, FusedMath::kBF16, FusedMath::kTf32,
                                 FusedMath::k3xTf32};
 constexpr int kMultiprocessors = 132;
+constexpr FusedDevice kDevice{90, kMultiprocessors};
 constexpr std::array<bool, 5> kAll{true, true, true, true, true};
 
 ConvShape layer(int32_t N, int32_t C, int32_t H, int32_t W, int32_t K) {
@@ -76,7 +77,7 @@ TEST(Plan, StreamedTilesAreCutAlike) {
 TEST(Plan, EachLayerRunsWithin64MiB) {
   for (const ConvShape& shape : kLayers) {
     for (const FusedMath math : kMaths) {
-      ASSERT_EQ(why_not_fused_backward(shape, math, 90, kAll), "");
+      ASSERT_EQ(why_not_fused_backward(shape, math, kDevice, kAll), "");
       const FusedBackwardPlan plan = plan_fused_backward(shape, math, kMultiprocessors, kAll);
       EXPECT_TRUE(plan.ograd);
       EXPECT_GE(plan.wgrad.tile, 0);
@@ -141,15 +142,16 @@ TEST(Plan, ManyImagesAreWalkedInEvenChunks) {
 }
 
 TEST(WhyNot, OtherDevices) {
-  EXPECT_NE(why_not_fused_backward(kLayers[0], FusedMath::kF16, 80, kAll).find("9.x"),
-            std::string::npos);
+  EXPECT_NE(
+      why_not_fused_backward(kLayers[0], FusedMath::kF16, {80, kMultiprocessors}, kAll).find("9.x"),
+      std::string::npos);
 }
 
 TEST(Plan, NarrowOffsetGroupsAreScattered) {
   ConvShape shape = layer(1, 128, 180, 320, 64);
   shape.D = 16;
   for (const FusedMath math : kMaths) {
-    ASSERT_EQ(why_not_fused_backward(shape, math, 90, kAll), "");
+    ASSERT_EQ(why_not_fused_backward(shape, math, kDevice, kAll), "");
     const FusedBackwardPlan plan = plan_fused_backward(shape, math, kMultiprocessors, kAll);
     EXPECT_TRUE(plan.scatter.columns);
     EXPECT_EQ(plan.scatter.ctas, kMultiprocessors * scatter_resident(math));
@@ -172,6 +174,25 @@ TEST(Plan, NarrowOffsetGroupsAreScattered) {
   EXPECT_FALSE(plan({false, false, false, false, true}).chosen());
 }
 
+// However many images there are: the sums that CTAs leave count.
+TEST(Plan, TheScatterRunsWithin64MiB) {
+  for (const FusedMath math : kMaths) {
+    for (const auto& mask : {kAll, std::array<bool, 5>{false, true, false, false, false}}) {
+      int runs = 0;
+      for (int32_t images = 1; images <= 64; ++images) {
+        ConvShape shape = layer(images, 128, 64, 64, 64);
+        shape.D = 16;
+        if (!why_not_fused_backward(shape, math, kDevice, mask).empty()) continue;
+        const FusedBackwardPlan plan = plan_fused_backward(shape, math, kMultiprocessors, mask);
+        ASSERT_LE(workspace_bytes(plan, shape), 64 * kMiB) << images << ", " << describe(plan);
+        ++runs;
+      }
+      EXPECT_GT(runs, 0);
+      EXPECT_LT(runs, 64);
+    }
+  }
+}
+
 TEST(Plan, OnlySharedSamplesAreGathered) {
   ConvShape shape = kLayers[1];  // 128 channels
   for (const auto [D, G, scattered] : {std::array<int, 3>{1, 1, 0},
@@ -192,7 +213,7 @@ TEST(Plan, OnlySharedSamplesAreGathered) {
 TEST(WhyNot, WideSamplesAreGathered) {
   ConvShape wide = kLayers[1];
   wide.D = 2;
-  EXPECT_EQ(why_not_fused_backward(wide, FusedMath::kF16, 90, kAll), "");
+  EXPECT_EQ(why_not_fused_backward(wide, FusedMath::kF16, kDevice, kAll), "");
   // A tile's channels share their offsets.
   const DgradPlan plan = plan_fused_backward(wide, FusedMath::kF16, kMultiprocessors, kAll).dgrad;
   EXPECT_EQ(kDgradTiles[plan.tile].channels, 64);

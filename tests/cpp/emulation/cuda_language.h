@@ -98,11 +98,13 @@ T atomicAdd(T* to, T value) {
   *to += value;
   return before;
 }
+inline uint32_t atomicOr(uint32_t* to, uint32_t bits) { return std::exchange(*to, *to | bits); }
 inline int32_t atomicExch(int32_t* to, int32_t value) {
   emulation::check_access(to, sizeof *to);
   return std::exchange(*to, value);
 }
 
+inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 // Masks are those of a whole warp.

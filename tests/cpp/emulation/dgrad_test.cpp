@@ -87,6 +87,25 @@ TYPED_TEST(Dgrad, Crowds) {
   }
 }
 
+// A cluster walks the irregular tiles.
+TYPED_TEST(Dgrad, CrowdsInTurn) {
+  Convolution conv(Sizes{1, 72, 12, 20, 40}, kBits<TypeParam>, 0.f, 7);
+  crowd(conv, 6.f);
+  GemmRun run;
+  run.multiprocessors = 1;
+  const DgradResult result = this->check(conv, run, dcn::kHeavyBin, "tiles in turn");
+  EXPECT_GT(result.irregular_tiles, 1);
+}
+
+// An infinity in a crowd, of light bins and of heavy ones.
+TYPED_TEST(Dgrad, NoNumberInACrowd) {
+  Convolution conv(Sizes{1, 20, 12, 12, 40}, kBits<TypeParam>, 0.f, 7);
+  crowd(conv, 3.f);
+  conv.grad[1000] = std::numeric_limits<float>::infinity();
+  conv.mask[80] = std::numeric_limits<float>::quiet_NaN();
+  for (const int heavy : {4, 1 << 20}) this->check(conv, GemmRun{}, heavy, "infinity");
+}
+
 // Crowded taps of one chunk, others in the next.
 TYPED_TEST(Dgrad, CrowdsOfOneChunk) {
   Convolution conv(Sizes{1, 20, 12, 12, 40, 5, 3, 1, 1, 1, 2}, kBits<TypeParam>, 1.f, 7);
@@ -95,8 +114,10 @@ TYPED_TEST(Dgrad, CrowdsOfOneChunk) {
   EXPECT_GT(result.irregular_tiles, 0);
 }
 
-// However many entries a list has: of the value that the tensor cores are given, and of the result.
-TYPED_TEST(Dgrad, SumsOfCrowdsAreRoundedTwice) {
+// However many samples touch a pixel: of the value that the tensor cores are given, and of the
+// result; where samples are multiplied in 16 bits, of both factors of a weight and of their product
+// before.
+TYPED_TEST(Dgrad, SumsOfCrowdsHaveFewRoundings) {
   if (kBits<TypeParam> > 11) GTEST_SKIP() << "in 16 bits";
   Convolution conv(Sizes{1, 20, 12, 12, 40}, kBits<TypeParam>, 0.f, 7);
   const std::vector<double> truth = [&] {
@@ -111,7 +132,7 @@ TYPED_TEST(Dgrad, SumsOfCrowdsAreRoundedTwice) {
       norm += truth[i] * truth[i];
     }
     const double rounding = std::ldexp(1., -kBits<TypeParam>) / std::sqrt(3.);  // at most, RMS
-    EXPECT_LT(std::sqrt(error / norm), std::sqrt(2.) * rounding) << heavy;
+    EXPECT_LT(std::sqrt(error / norm), std::sqrt(heavy == 4 ? 2. : 5.) * rounding) << heavy;
   }
 }
 

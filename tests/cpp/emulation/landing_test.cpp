@@ -1,6 +1,7 @@
 // Landing lists of planes, executed by the emulator.
 #include <gtest/gtest.h>
 
+#include "cuda/kernels/landing/landing_heavy.cu"
 #include "cuda/kernels/landing/landing_lists.cu"
 #include "cuda/kernels/landing/landing_planes.cu"
 #include "host_lists.h"
@@ -9,9 +10,8 @@
 namespace dcn {
 
 int64_t size_of(Dtype dtype) { return dtype == Dtype::kF32 ? 4 : 2; }
-// No list of these tests needs the former, and none looks at the sums of the latter.
+// No list of these tests needs it.
 cudaError_t launch_landing_sort(const LandingWork&, cudaStream_t) { return cudaErrorInvalidValue; }
-cudaError_t launch_landing_heavy(const LandingWork&, int64_t, cudaStream_t) { return cudaSuccess; }
 
 }  // namespace dcn
 
@@ -19,6 +19,11 @@ namespace emulation {
 namespace {
 
 using Math = dcn::Math3xTf32;
+
+// The sums of a heavy bin; its number is the mask of its first record.
+void expect_sums(int32_t channels, const float* got, const float* wanted, float scale) {
+  for (int32_t i = 0; i < 4 * channels; ++i) ASSERT_NEAR(got[i], wanted[i], 1e-6 * scale) << i;
+}
 
 void expect_lists(const Convolution& conv, int first_image, int images) {
   const dcn::ConvShape& shape = conv.shape;
@@ -32,11 +37,15 @@ void expect_lists(const Convolution& conv, int first_image, int images) {
   if (conv.has_mask) params.mask = mask.map;
   params.grad_dtype = dcn::Dtype::kF32;
   params.grad_channels = shape.K;
+  auto grad = padded_to_device<float>(conv.grad, shape.K, shape.G,
+                                      dcn::fused_layout(dcn::transposed(shape), sizeof(float)));
+  params.grad = grad.data();
   DeviceArray<uint8_t> workspace(dcn::landing_bytes(shape, images, shape.K));
   auto heavy_count = DeviceArray<uint32_t>::zeros(1);
   params.workspace = workspace.data();
   params.heavy_count = heavy_count.data();
   ASSERT_EQ(dcn::launch_landing_lists(params, nullptr), cudaSuccess);
+  ASSERT_EQ(dcn::launch_heavy_sums(params, nullptr), cudaSuccess);
   ASSERT_TRUE(workspace.guards_intact() && heavy_count.guards_intact());
 
   HostLists<Math> host(conv, dcn::kHeavyBin);
@@ -57,6 +66,13 @@ void expect_lists(const Convolution& conv, int first_image, int images) {
       ASSERT_EQ(end - (begin & ~dcn::kHeavyStart), count) << plane << ", " << bin;
       if (begin & dcn::kHeavyStart) {
         ++heavy;
+        const auto rows_of = [&](const float* rows, const dcn::LandingRecord& first) {
+          return rows + int64_t{emulated_cast<uint32_t>(first.mask)} * 4 * shape.K;
+        };
+        const uint32_t at = begin & ~dcn::kHeavyStart, host_at = host_begin & ~dcn::kHeavyStart;
+        expect_sums(shape.K, rows_of(lists.heavy_rows, lists.records[at]),
+                    rows_of(host.heavy_rows.data(), host.records[host_at]),
+                    static_cast<float>(count));
         continue;
       }
       for (uint32_t i = 0; i < count; ++i) {
@@ -103,6 +119,22 @@ TEST(Landing, HeavyBins) {
     }
   }
   expect_lists(conv, 0, 2);
+}
+
+// More than kLongBin records in a bin beside a few others: of 40 channels, which have two items.
+TEST(Landing, LongBins) {
+  for (const float spread : {0.f, .4f, 3.f}) {
+    Convolution conv(Sizes{2, 1, 70, 61, 40, 2, 1, 1, 1, 2, 0}, 24, 1.f, 7);
+    const dcn::ConvShape& shape = conv.shape;
+    const int32_t pixels = shape.output_pixels_per_image();
+    for (size_t i = 0; i < conv.offset.size(); ++i) {
+      const auto pixel = static_cast<int>(i % pixels), channel = static_cast<int>(i / pixels % 4);
+      const float place = 3.25f + spread * static_cast<float>(i * 7919 % 1000) / 1000;
+      conv.offset[i] = place - (channel % 2 ? shape.origin_x(pixel % shape.Q, 0)
+                                            : shape.origin_y(pixel / shape.Q, channel / 2));
+    }
+    expect_lists(conv, 0, 2);
+  }
 }
 
 }  // namespace

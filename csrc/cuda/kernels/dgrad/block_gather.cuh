@@ -8,7 +8,7 @@
 //
 // Zeros are multiplied, too: an infinity spreads over the block as NaN. And a plan has a limit.
 // Tiles with sums that are no numbers, or samples that do not fit, are listed for a second kernel
-// (list_gather.cuh).
+// (irregular_gather.cuh).
 #pragma once
 
 #include "block_plan.cuh"
@@ -80,6 +80,24 @@ struct BlockSums {
     }
   }
 
+  __device__ __forceinline__ bool are_numbers() const {
+    float none = 0.f;  // NaN where one is infinite or NaN
+#pragma unroll
+    for (int k = 0; k < kElements; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        none += 0.f * sum[k][i];
+        if constexpr (kSplit) none += 0.f * small[k][i];
+      }
+    }
+    return none == 0.f;
+  }
+  // Channel k of both vectors of that half of the slice.
+  __device__ __forceinline__ void clear(int k, int half) {
+    sum[k][half] = sum[k][2 + half] = 0.f;
+    if constexpr (kSplit) small[k][half] = small[k][2 + half] = 0.f;
+  }
+
   float sum[kElements][4] = {};
   float small[kSplit ? kElements : 1][4] = {};
 
@@ -95,6 +113,36 @@ struct BlockSums {
     }
   }
 };
+
+// What a lane multiplies a batch with. Row g of the product is pixel (g / 4, g % 4) of the block,
+// and row g + 8 is two lines below.
+template <class Math>
+__device__ __forceinline__ typename BlockSums<Math>::Weights batch_weights(
+    const SampleBatch<BlockSums<Math>::kShort>& batch, int lane) {
+  const int q = lane % 4;
+  typename BlockSums<Math>::Weights weights;
+  if constexpr (BlockSums<Math>::kShort) {
+    const uint2 column = batch.column[lane / 4 % 4][q];
+    const uint4 line = *reinterpret_cast<const uint4*>(batch.line[lane / 16][q]);
+    weights.bits[0] = Math::multiply(column.x, line.x);
+    weights.bits[1] = Math::multiply(column.x, line.z);
+    weights.bits[2] = Math::multiply(column.y, line.y);
+    weights.bits[3] = Math::multiply(column.y, line.w);
+  } else {
+    const auto weigh = [&](float y, float x, float mask, uint32_t* bits) {
+      const float column = mask * hat(x - static_cast<float>(lane / 4 % 4));
+      const float distance = y - static_cast<float>(lane / 16);
+      bits[0] = __float_as_uint(column * hat(distance));
+      bits[1] = __float_as_uint(column * hat(distance - 2.f));
+    };
+    const float4 y = batch.y[q], x = batch.x[q], mask = batch.mask[q];
+    weigh(y.x, x.x, mask.x, &weights.bits[0]);
+    weigh(y.y, x.y, mask.y, &weights.bits[2]);
+    weigh(y.z, x.z, mask.z, &weights.bits[4]);
+    weigh(y.w, x.w, mask.w, &weights.bits[6]);
+  }
+  return weights;
+}
 
 template <class Math, int kBatchesInFlight>
 class BlockGather {
@@ -224,33 +272,9 @@ class BlockGather {
     flight_[slot][3] = __ldg(reinterpret_cast<const uint4*>(vector_ + row.w));
   }
 
-  // Of the first of the batches. Row g of the product is pixel (g / 4, g % 4) of the block, and row
-  // g + 8 is two lines below.
+  // Of the first of the batches.
   __device__ __forceinline__ Weights weights_of(Batches batches) const {
-    const auto& batch = plan_->batch[batches.first()];
-    const int q = lane_ % 4;
-    Weights weights;
-    if constexpr (sizeof(Element) == 2) {
-      const uint2 column = batch.column[lane_ / 4 % 4][q];
-      const uint4 line = *reinterpret_cast<const uint4*>(batch.line[lane_ / 16][q]);
-      weights.bits[0] = Math::multiply(column.x, line.x);
-      weights.bits[1] = Math::multiply(column.x, line.z);
-      weights.bits[2] = Math::multiply(column.y, line.y);
-      weights.bits[3] = Math::multiply(column.y, line.w);
-    } else {
-      const float4 y = batch.y[q], x = batch.x[q], mask = batch.mask[q];
-      weigh(y.x, x.x, mask.x, &weights.bits[0]);
-      weigh(y.y, x.y, mask.y, &weights.bits[2]);
-      weigh(y.z, x.z, mask.z, &weights.bits[4]);
-      weigh(y.w, x.w, mask.w, &weights.bits[6]);
-    }
-    return weights;
-  }
-  __device__ __forceinline__ void weigh(float y, float x, float mask, uint32_t* weights) const {
-    const float column = mask * hat(x - static_cast<float>(lane_ / 4 % 4));
-    const float distance = y - static_cast<float>(lane_ / 16);
-    weights[0] = __float_as_uint(column * hat(distance));
-    weights[1] = __float_as_uint(column * hat(distance - 2.f));
+    return batch_weights<Math>(plan_->batch[batches.first()], lane_);
   }
 
   const DgradParams& params_;

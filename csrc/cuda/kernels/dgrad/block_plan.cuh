@@ -44,6 +44,24 @@ struct SampleBatch<true> {
   }
 };
 
+// The sample of a record to a slot, a batch's or of several in a line, for the block that begins
+// at pixel `first`.
+template <class Math>
+__device__ __forceinline__ void put_record(SampleBatch<sizeof(typename Math::Element) == 2>& batch,
+                                           uint32_t slot, const LandingRecord& record,
+                                           const OutputPixel& first, uint32_t first_row,
+                                           int32_t row_bytes) {
+  const int q = slot % 4, i = slot % kBatch / 4;
+  reinterpret_cast<uint32_t*>(batch.row)[4 * q + i] = (record.row - first_row) * row_bytes;
+  const float y = record.y - static_cast<float>(first.p);
+  const float x = record.x - static_cast<float>(first.q);
+  if constexpr (sizeof(typename Math::Element) == 2) {
+    batch.template put<typename Math::Element>(i, q, y, x, record.mask);
+  } else {
+    batch.put(i, q, y, x, record.mask);
+  }
+}
+
 template <class Math>
 struct BlockPlan {
   using Element = typename Math::Element;
@@ -194,16 +212,8 @@ class BlockPlanner {
     const auto put = [&](int32_t tap, uint32_t sample, const LandingRecord& record) {
       const uint32_t head = plan_->head[tap];
       if (sample >= (head >> 16) * kBatch) return;
-      auto& batch = plan_->batch[(head & 0xffffu) + sample / kBatch];
-      const int q = sample % 4, i = sample % kBatch / 4;
-      reinterpret_cast<uint32_t*>(batch.row)[4 * q + i] = (record.row - first_row) * row_bytes;
-      const float y = record.y - static_cast<float>(first.p);
-      const float x = record.x - static_cast<float>(first.q);
-      if constexpr (BlockPlan<Math>::kShort) {
-        batch.template put<typename Math::Element>(i, q, y, x, record.mask);
-      } else {
-        batch.put(i, q, y, x, record.mask);
-      }
+      put_record<Math>(plan_->batch[(head & 0xffffu) + sample / kBatch], sample, record, first,
+                       first_row, row_bytes);
     };
     LandingRecord record[kPlanTaps];
 #pragma unroll

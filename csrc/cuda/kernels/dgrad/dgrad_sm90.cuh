@@ -4,7 +4,7 @@
 
 #include "block_gather.cuh"
 #include "../fused/gather_gemm_sm90.cuh"
-#include "list_gather.cuh"
+#include "irregular_gather.cuh"
 
 namespace dcn {
 
@@ -64,13 +64,15 @@ struct DgradConfig : AllTiles {
   static int64_t shared_bytes(int64_t) { return dgrad_shared_bytes(tile, Math::kKind); }
 };
 
-// The second kernel, which overwrites the listed tiles.
+// The second kernel, which overwrites the listed tiles. They are few, and their steps may be long:
+// a cluster has a tile, and its CTAs walk on to the next one.
 template <class Math>
 struct IrregularDgradConfig : DgradConfig<Math, 0> {
+  using Base = DgradConfig<Math, 0>;
   static_assert(kDgradTiles[0].pixels == kIrregularPixels);
-  using Gather = ListGather<Math>;
-  static constexpr int kPlanBytes = kListPlanBytes;
-  static constexpr bool kOddRowsSwapped = true;
+  using Gather = IrregularGather<Math>;
+  using Weights = WeightRing<Base::kTileBytes, weight_parts(Math::kKind), kIrregularStages,
+                             Base::kThreads / 32>;
   static constexpr bool kOverlap = false;
 
   static __device__ __forceinline__ int32_t tiles(const DgradParams& params) {
@@ -82,6 +84,16 @@ struct IrregularDgradConfig : DgradConfig<Math, 0> {
   }
   template <class Sums>
   static __device__ __forceinline__ void ended(const DgradParams&, Gather&, int32_t, const Sums&) {}
+
+  static __device__ __forceinline__ uint32_t exchange(uint32_t, uint32_t plans) {
+    return plans + kIrregularPixels / kWarpPixels * Base::kPlanBytes;
+  }
+  static int64_t most_columns(const DgradParams& params, int64_t rows, int multiprocessors) {
+    constexpr int kResident = irregular_resident(Math::kKind);
+    return std::max<int64_t>(kResident * clusters_at_once(multiprocessors, params.split_k) / rows,
+                             1);
+  }
+  static int64_t shared_bytes(int64_t) { return irregular_shared_bytes(Math::kKind); }
 };
 
 template <class Math, int... kTile>
@@ -94,7 +106,7 @@ cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
   params.blocks = {height, width, Divisor(height * width), Divisor(2 * width)};
   if (tile == kIrregularDgrad) {
     params.channels_of_tile = kDgradTiles[0].channels;
-    params.split_k = 1;
+    params.split_k = std::min(kMostParts, params.layout.steps);
     return launch_gather_gemm<IrregularDgradConfig<Math>>(params, multiprocessors, stream);
   }
   params.channels_of_tile = kDgradTiles[tile].channels;

@@ -15,7 +15,8 @@
 // nothing but the gather is in the step's way: no exchange between lanes, no barrier of the CTA.
 //
 // A Config names Math, Params (an FpropParams or more), Gather, Weights, tile, the constants used
-// below, the shared memory of a CTA, which tiles are walked, and which pixel a row of a tile is.
+// below, the shared memory of a CTA, which tiles are walked and by how many CTAs, and which pixel a
+// row of a tile is.
 #pragma once
 
 #include "../fprop/fprop_launch.h"
@@ -63,6 +64,13 @@ struct AllTiles {
   static __device__ __forceinline__ TileRow row_at(const FpropParams& params, uint32_t first,
                                                    uint32_t row) {
     return tile_row(params, first, row);
+  }
+  // The CTAs of a split walk no second tile: they exchange their sums where their weights were.
+  static __device__ __forceinline__ uint32_t exchange(uint32_t weights, uint32_t) {
+    return weights;
+  }
+  static int64_t most_columns(const FpropParams& params, int64_t, int) {
+    return params.pixel_tiles;
   }
 };
 
@@ -175,7 +183,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     if (params.split_k == 1) {
       store_tile<Config>(out, sums);
     } else {
-      store_split_tile<Config>(out, sums, params.split_k, blockIdx.z, aligned);
+      store_split_tile<Config>(out, sums, params.split_k, blockIdx.z,
+                               Config::exchange(aligned, ptx::shared_address(plans)));
     }
   }
 }
@@ -191,6 +200,8 @@ cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocesso
   cudaLaunchConfig_t launch = {};
   launch.gridDim =
       lay_out_grid(params, Config::rows(params), Config::tile, /*ctas=*/1, multiprocessors);
+  launch.gridDim.x = static_cast<unsigned>(std::min<int64_t>(
+      launch.gridDim.x, Config::most_columns(params, launch.gridDim.y, multiprocessors)));
   launch.blockDim = dim3(Config::kThreads);
   launch.dynamicSmemBytes = Config::shared_bytes(steps);
   launch.stream = stream;

@@ -1,237 +1,174 @@
-// Sums of heavy bins: a CTA for each heavy bin and 128 bytes of channels.
+// Sums of heavy bins, 128 bytes of channels at a time: an item of work.
 //
-// All rows of a bin are of one image. A bitmap of them is their order, whatever the order of the
-// bin's records: warps take its words by turns, and lists the pixels that they find 32 at a time.
-// While the gradient of one such batch is summed, the coordinates of the next are on their way.
+//   grid   x: clusters
+//          z: the CTAs of a cluster. They share an item whose bin is long; others have one each
 #include <algorithm>
 
-#include "landing_work.cuh"
+#include "../ptx_sm90.cuh"
+#include "landing_heavy_sum.cuh"
 
 namespace dcn {
-namespace {
 
-constexpr int kHeavyThreads = 512;
-constexpr int kHeavyWarps = kHeavyThreads / 32;
-constexpr int kRowLanes = 8;  // 128 bytes of a row
-constexpr int kGroups = 32 / kRowLanes;
-constexpr int kInFlight = 4;      // rows of a lane
-constexpr int kWindow = 1 << 16;  // pixels of the bitmap
+constexpr int kHeavyBlocks = 4;  // of a multiprocessor
+constexpr int kClusterCtas = 8;
+constexpr int32_t kLongBin = 2048;  // records
+static_assert(kClusterCtas <= 32 && (kClusterCtas & (kClusterCtas - 1)) == 0);
 
-// Of a warp: pixels that were found, and a batch whose weights are known.
-struct WarpBatch {
-  float4 weight[32];
-  uint32_t pixel[32];
-  uint32_t found[64];
-};
+template <int kChannels>
 struct HeavyShared {
-  uint32_t rows[kWindow / 32];
+  uint32_t bitmap[kBitmapPixels / 32];
   WarpBatch batch[kHeavyWarps];
-  uint32_t first, last;  // pixel of the bin
+  float4 of_warp[kHeavyWarps][kChannels];  // for each channel the sums of four corners
+  float4 of_part[kChannels];
 };
 
-// A lane's sums, for the four corners of a vector of channels, of the rows that its warp finds.
-template <typename Element>
-class HeavySum {
- public:
-  static constexpr int kVec = kVectorBytes / sizeof(Element);
-
-  __device__ __forceinline__ HeavySum(const LandingWork& work, const Plane& plane, WarpBatch& batch,
-                                      const Element* grad)
-      : work_(work), plane_(plane), batch_(batch), grad_(grad), lane_(threadIdx.x % 32) {}
-
-  // Those of a word of the bitmap.
-  __device__ __forceinline__ void find(uint32_t word, uint32_t first_pixel) {
-    if (word >> lane_ & 1u) {
-      batch_.found[found_ + __popc(word & ((1u << lane_) - 1u))] = first_pixel + lane_;
-    }
-    __syncwarp();
-    found_ += __popc(word);
-    if (found_ < 32) return;
-    plan(32);
-    found_ -= 32;
-    const uint32_t kept = batch_.found[32 + lane_];
-    __syncwarp();
-    batch_.found[lane_] = kept;
-  }
-  __device__ __forceinline__ void finish() {
-    __syncwarp();
-    plan(found_);
-    add();
-  }
-
-  float sum[4][kVec] = {};
-
- private:
-  // The first pixels that were found, after the batch before them.
-  __device__ __forceinline__ void plan(int pixels) {
-    const uint32_t pixel = batch_.found[min(lane_, max(pixels, 1) - 1)];
-    OutputPixel at{work_.call.first_image + plane_.image, 0, 0};
-    OffsetBits bits{};
-    float mask = 0.f;
-    if (lane_ < pixels) {
-      at = output_pixel(work_, plane_, pixel);
-      bits = load_offset(work_, plane_, at);
-      mask = mask_at(work_, plane_, at);
-    }
-    add();
-    const Sample<float> sample = sample_at(work_, point_at(work_, plane_, at, bits));
-    batch_.pixel[lane_] = pixel;
-    batch_.weight[lane_] = {mask * sample.weight(0), mask * sample.weight(1),
-                            mask * sample.weight(2), mask * sample.weight(3)};
-    planned_ = pixels;
-    __syncwarp();
-  }
-
-  __device__ __forceinline__ void add() {
-#pragma unroll 1
-    for (int first = lane_ / kRowLanes; first < planned_; first += kInFlight * kGroups) {
-      Vector<Element, kVec> value[kInFlight];
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        const int row = first + i * kGroups;
-        if (row < planned_) {
-          value[i] = *reinterpret_cast<const Vector<Element, kVec>*>(
-              grad_ + int64_t{batch_.pixel[row]} * work_.call.grad_channels);
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kInFlight; ++i) {
-        const int row = first + i * kGroups;
-        if (row >= planned_) break;
-        const float4 weight = batch_.weight[row];
-#pragma unroll
-        for (int j = 0; j < kVec; ++j) {
-          const float v = widen(value[i].lane[j]);
-          sum[0][j] += weight.x * v;
-          sum[1][j] += weight.y * v;
-          sum[2][j] += weight.z * v;
-          sum[3][j] += weight.w * v;
-        }
-      }
-    }
-    __syncwarp();
-  }
-
-  const LandingWork& work_;
-  const Plane& plane_;
-  WarpBatch& batch_;
-  const Element* const grad_;
-  const int lane_;
-  int found_ = 0, planned_ = 0;
-};
-
-// The first and last pixel of the bin.
-__device__ __forceinline__ void find_ends(const LandingWork& work, const HeavyBin& bin,
-                                          uint32_t first_row, HeavyShared& shared) {
-  if (threadIdx.x == 0) shared.first = ~0u, shared.last = 0;
-  __syncthreads();
-  uint32_t first = ~0u, last = 0;
-  for (int32_t i = bin.begin + threadIdx.x; i < bin.end; i += kHeavyThreads) {
-    const uint32_t pixel = work.records[i].row - first_row;
-    first = min(first, pixel);
-    last = max(last, pixel);
-  }
-  first = __reduce_min_sync(~0u, first);
-  last = __reduce_max_sync(~0u, last);
-  if (threadIdx.x % 32 == 0) {
-    atomicMin(&shared.first, first);
-    atomicMax(&shared.last, last);
-  }
-  __syncthreads();
-}
-
-template <typename Element>
-__device__ __forceinline__ void sum_rows(const LandingWork& work, const HeavyBin& bin,
-                                         uint32_t first_row, HeavyShared& shared,
-                                         HeavySum<Element>& sum) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const uint32_t last = shared.last;
-  for (uint32_t window = shared.first / 32 * 32; window <= last; window += kWindow) {
-    const uint32_t words = min(last - window + 32, uint32_t{kWindow}) / 32;
-    for (uint32_t i = threadIdx.x; i < words; i += kHeavyThreads) shared.rows[i] = 0;
-    __syncthreads();
-    for (int32_t i = bin.begin + threadIdx.x; i < bin.end; i += kHeavyThreads) {
-      const uint32_t at = work.records[i].row - first_row - window;
-      if (at < kWindow) atomicOr(shared.rows + at / 32, 1u << at % 32);
-    }
-    __syncthreads();
-    for (uint32_t base = warp; base < words; base += 32 * kHeavyWarps) {
-      const uint32_t own = base + lane * kHeavyWarps;
-      const uint32_t word = own < words ? shared.rows[own] : 0;
-      for (uint32_t filled = __ballot_sync(~0u, word != 0); filled; filled &= filled - 1) {
-        const int from = __ffs(filled) - 1;
-        sum.find(__shfl_sync(~0u, word, from), window + (base + from * kHeavyWarps) * 32);
-      }
-    }
-    __syncthreads();
-  }
-  sum.finish();
-}
-
-template <typename Element>
-__global__ void __launch_bounds__(kHeavyThreads, 1)
-    dcn_dgrad_landing_heavy_kernel(const __grid_constant__ LandingWork work,
-                                   uint32_t channel_blocks) {
-  constexpr int kVec = HeavySum<Element>::kVec, kBlockChannels = kRowLanes * kVec;
-  __shared__ HeavyShared shared;
-  __shared__ float sums[kHeavyWarps][kBlockChannels];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+// Adds up the sums of the warps, and of the cluster's CTAs if they share the bin, which each have a
+// share of the channels then.
+template <int kChannels>
+__device__ __forceinline__ void store_sums(const LandingWork& work, const HeavyItem& item,
+                                           HeavyShared<kChannels>& shared) {
   const int32_t channels = work.call.grad_channels;
-  const uint32_t items = *work.call.heavy_count * channel_blocks;
-  for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const uint32_t heavy = item / channel_blocks;
-    const HeavyBin bin = work.heavy_bins[heavy];
-    const Plane plane = plane_at(work, work.plane_starts.quotient(bin.bin));
-    const uint32_t first_row = plane.image * work.pixels.value;
-    const int32_t first_channel = (item - heavy * channel_blocks) * kBlockChannels;
-    const int32_t channel = first_channel + lane % kRowLanes * kVec;
-    // A lane without channels reads the first ones.
-    const Element* const grad =
-        static_cast<const Element*>(work.call.grad) +
-        int64_t{work.call.first_image + plane.image} * work.pixels.value * channels +
-        (channel < channels ? channel : 0);
-    find_ends(work, bin, first_row, shared);
-    HeavySum<Element> sum(work, plane, shared.batch[warp], grad);
-    sum_rows(work, bin, first_row, shared, sum);
+  float* const to = work.heavy_rows + int64_t{item.number} * 4 * channels;
+  const auto store = [&](int32_t channel, const float4& sum) {
+    channel += item.channel_block * kChannels;
+    if (channel >= channels) return;
+    to[channel] = sum.x;
+    to[channels + channel] = sum.y;
+    to[2 * channels + channel] = sum.z;
+    to[3 * channels + channel] = sum.w;
+  };
+  const auto add = [](float4& total, const float4& more) {
+    total.x += more.x;
+    total.y += more.y;
+    total.z += more.z;
+    total.w += more.w;
+  };
+  __syncthreads();
+  for (int32_t channel = threadIdx.x; channel < kChannels; channel += kHeavyThreads) {
+    float4 total = shared.of_warp[0][channel];
+#pragma unroll
+    for (int w = 1; w < kHeavyWarps; ++w) add(total, shared.of_warp[w][channel]);
+    if (item.parts == 1) {
+      store(channel, total);
+    } else {
+      shared.of_part[channel] = total;
+    }
+  }
+  if (item.parts > 1) {
+    constexpr int32_t kEach = kChannels / kClusterCtas;
+    ptx::cluster_arrive();
+    ptx::cluster_wait();
+    if (threadIdx.x < kEach) {
+      const int32_t channel = item.part * kEach + threadIdx.x;
+      const uint32_t own = ptx::shared_address(&shared.of_part[channel]);
+      float4 of_part[kClusterCtas];
+#pragma unroll
+      for (int p = 0; p < kClusterCtas; ++p) {
+        of_part[p] = ptx::load_of_cluster(ptx::cluster_address(own, p));
+      }
+#pragma unroll
+      for (int p = 1; p < kClusterCtas; ++p) add(of_part[0], of_part[p]);
+      store(channel, of_part[0]);
+    }
+    ptx::cluster_arrive();
+    ptx::cluster_wait();  // the others have read
+  }
+  __syncthreads();
+}
 
+template <typename Element>
+__device__ __forceinline__ void sum_item(const LandingWork& work, const HeavyItem& item,
+                                         HeavyShared<kRowLanes * HeavySum<Element>::kVec>& shared) {
+  constexpr int kVec = HeavySum<Element>::kVec, kBlockChannels = kRowLanes * kVec;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const Plane plane = plane_at(work, work.plane_starts.quotient(item.bin.bin));
+  const uint32_t first_row = plane.image * work.pixels.value;
+  const int32_t channel = item.channel_block * kBlockChannels + lane % kRowLanes * kVec;
+  // A lane without channels reads the first ones.
+  const Element* const grad =
+      static_cast<const Element*>(work.call.grad) +
+      int64_t{work.call.first_image + plane.image} * work.pixels.value * work.call.grad_channels +
+      (channel < work.call.grad_channels ? channel : 0);
+  HeavySum<Element> sum(work, plane, shared.batch[warp], grad);
+  sum_rows(work, item, first_row, shared.bitmap, sum);
+#pragma unroll
+  for (int step = kRowLanes; step < 32; step *= 2) {
 #pragma unroll
     for (int corner = 0; corner < 4; ++corner) {
 #pragma unroll
       for (int j = 0; j < kVec; ++j) {
-        float of_warp = sum.sum[corner][j];
-#pragma unroll
-        for (int step = kRowLanes; step < 32; step *= 2) {
-          of_warp += __shfl_xor_sync(~0u, of_warp, step);
-        }
-        if (lane < kRowLanes) sums[warp][lane * kVec + j] = of_warp;
+        sum.sum[corner][j] += __shfl_xor_sync(~0u, sum.sum[corner][j], step);
       }
-      __syncthreads();
-      const int32_t c = threadIdx.x;
-      if (c < kBlockChannels && first_channel + c < channels) {
-        float total = 0.f;
+    }
+  }
+  if (lane < kRowLanes) {
 #pragma unroll
-        for (int w = 0; w < kHeavyWarps; ++w) total += sums[w][c];
-        work.heavy_rows[(int64_t{heavy} * 4 + corner) * channels + first_channel + c] = total;
+    for (int j = 0; j < kVec; ++j) {
+      shared.of_warp[warp][lane * kVec + j] = {sum.sum[0][j], sum.sum[1][j], sum.sum[2][j],
+                                               sum.sum[3][j]};
+    }
+  }
+  store_sums(work, item, shared);
+}
+
+template <typename Element>
+__global__ void __launch_bounds__(kHeavyThreads, kHeavyBlocks)
+    dcn_dgrad_landing_heavy_kernel(const __grid_constant__ LandingWork work) {
+  constexpr int kBlockChannels = kRowLanes * HeavySum<Element>::kVec;
+  extern __shared__ uint8_t shared_memory[];
+  auto& shared = *reinterpret_cast<HeavyShared<kBlockChannels>*>(shared_memory);
+  const uint32_t channel_blocks = (work.call.grad_channels + kBlockChannels - 1) / kBlockChannels;
+  const uint32_t items = *work.call.heavy_count * channel_blocks;
+  // First the long bins, a cluster's CTAs together, then each CTA the others.
+#pragma unroll 1
+  for (int together = 1; together >= 0; --together) {
+    const uint32_t stride = together ? gridDim.x : gridDim.x * kClusterCtas;
+    const uint32_t own = together ? blockIdx.x : blockIdx.x * kClusterCtas + blockIdx.z;
+#pragma unroll 1
+    for (uint32_t base = own; base < items; base += 32 * stride) {
+      const uint32_t of_lane = base + threadIdx.x % 32 * stride;
+      bool chosen = false;
+      if (of_lane < items) {
+        const HeavyBin& bin = work.heavy_bins[of_lane / channel_blocks];
+        chosen = (bin.end - bin.begin > kLongBin) == (together != 0);
       }
-      __syncthreads();
+#pragma unroll 1
+      for (uint32_t left = __ballot_sync(~0u, chosen); left; left &= left - 1) {
+        const uint32_t index = base + (__ffs(left) - 1) * stride;
+        const uint32_t number = index / channel_blocks;
+        sum_item<Element>(work,
+                          {number, index - number * channel_blocks, work.heavy_bins[number],
+                           together ? blockIdx.z : 0, together ? uint32_t{kClusterCtas} : 1},
+                          shared);
+      }
     }
   }
 }
 
+namespace {
+
 template <typename Element>
 cudaError_t launch(const LandingWork& work, int64_t most_heavy_bins, cudaStream_t stream) {
-  constexpr int64_t kMostBlocks = 264;
-  const int64_t channel_blocks =
-      tiles_of(work.call.grad_channels * sizeof(Element), kRowLanes * kVectorBytes);
+  constexpr int64_t kMostClusters = 132 * kHeavyBlocks / kClusterCtas;
+  constexpr int kBlockChannels = kRowLanes * HeavySum<Element>::kVec;
   constexpr auto kKernel = dcn_dgrad_landing_heavy_kernel<Element>;
-  const cudaError_t error = set_up_kernel<kKernel>(0);
+  const int64_t items = most_heavy_bins * tiles_of(work.call.grad_channels, kBlockChannels);
+  const cudaError_t error = set_up_kernel<kKernel>(sizeof(HeavyShared<kBlockChannels>));
   if (error != cudaSuccess) return error;
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = cluster.val.clusterDim.y = 1;
+  cluster.val.clusterDim.z = kClusterCtas;
   cudaLaunchConfig_t launch = {};
   launch.gridDim =
-      dim3(static_cast<unsigned>(std::min(most_heavy_bins * channel_blocks, kMostBlocks)));
+      dim3(static_cast<unsigned>(std::min(tiles_of(items, kClusterCtas), kMostClusters)), 1,
+           kClusterCtas);
   launch.blockDim = dim3(kHeavyThreads);
+  launch.dynamicSmemBytes = sizeof(HeavyShared<kBlockChannels>);
   launch.stream = stream;
-  return cudaLaunchKernelEx(&launch, kKernel, work, static_cast<uint32_t>(channel_blocks));
+  launch.attrs = &cluster;
+  launch.numAttrs = 1;
+  return cudaLaunchKernelEx(&launch, kKernel, work);
 }
 
 }  // namespace
