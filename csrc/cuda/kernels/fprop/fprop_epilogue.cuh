@@ -153,15 +153,15 @@ class OutputTile {
   uint32_t vector_pixels_;  // that a lane stores at once
 };
 
-template <class Config>
-__device__ __forceinline__ void store_tile(const OutputTile<typename Config::Math>& out,
-                                           const float (&sums)[Config::kTileChannels / 2]) {
+template <class Math, int kSums>
+__device__ __forceinline__ void store_tile(const OutputTile<Math>& out, const float (&sums)[kSums],
+                                           int first_store) {
 #pragma unroll
-  for (int j = 0; j < Config::kTileChannels / kChannelsPerStore; ++j) {
+  for (int j = 0; j < kSums / kSumsPerStore; ++j) {
     float own[kSumsPerStore];
 #pragma unroll
     for (int i = 0; i < kSumsPerStore; ++i) own[i] = sums[j * kSumsPerStore + i];
-    out.store(j, own);
+    out.store(first_store + j, own);
   }
 }
 

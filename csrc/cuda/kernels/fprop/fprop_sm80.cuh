@@ -17,13 +17,13 @@
 
 #include <type_traits>
 
-#include "fprop_epilogue.cuh"
-#include "fprop_launch.h"
 #include "../fused/fused_gather.cuh"
 #include "../fused/fused_mma.cuh"
-#include "../kernel_setup.h"
-#include "narrow_gather.cuh"
 #include "../fused/weight_copies.cuh"
+#include "../kernel_setup.h"
+#include "fprop_epilogue.cuh"
+#include "fprop_launch.h"
+#include "narrow_gather.cuh"
 
 namespace dcn {
 
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
     for (int r = 0; r < Config::kRowTiles; ++r) {
       const OutputTile<Math> out(params, bias, exchange, out_group,
                                  out_tile * Config::kTileChannels, row_of(r), kWarpPixels);
-      store_tile<Config>(out, sums[r]);
+      store_tile(out, sums[r], /*first_store=*/0);
     }
   }
   weights.finish();

@@ -4,7 +4,8 @@
 //   grid      x: tiles of kTilePixels pixels of the result, of which a CTA walks several
 //             y: tiles of kTileChannels channels of the result, of each convolution group
 //             z: parts of the steps, split_k, which are the CTAs of a cluster
-//   CTA       kThreads / 128 warpgroups; each multiplies 64 pixels by all channels of the tile
+//   CTA       kThreads / 128 warpgroups; each multiplies 64 pixels by all channels of the tile, or
+//             two share them and take turns at the steps, each with a ring of weight tiles
 //   step      a tap of a slice (fused_layout.h). Each warp gathers its 16 pixels' values into
 //             fragments of A while the loads of the next step are on their way; the weight tile of
 //             the step, packed and swizzled, comes by a bulk copy (weight_tiles.cuh)
@@ -19,10 +20,10 @@
 #pragma once
 
 #include "../fprop/fprop_launch.h"
-#include "fused_wgmma.cuh"
 #include "../kernel_setup.h"
-#include "split_tile.cuh"
 #include "../layout/weight_tiles.cuh"
+#include "fused_wgmma.cuh"
+#include "split_tile.cuh"
 
 namespace dcn {
 
@@ -67,6 +68,7 @@ struct AllTiles {
 };
 
 // Asks for the weight of a tile of channels, from that step on: of as many channels as there are.
+// Warps that take turns ask for every other step.
 template <class Config>
 __device__ __forceinline__ void start_weights(const FpropParams& params,
                                               typename Config::Weights& weights, int32_t group,
@@ -81,7 +83,7 @@ __device__ __forceinline__ void start_weights(const FpropParams& params,
                      (of_step * kParts * pieces + first) * kPieceBytes,
                  static_cast<uint32_t>(min(pieces - first, kTilePieces) * kPieceBytes),
                  static_cast<uint32_t>(pieces * kPieceBytes),
-                 static_cast<uint32_t>(kParts * pieces * kPieceBytes)});
+                 static_cast<uint32_t>(Config::tile.turns * kParts * pieces * kPieceBytes)});
 }
 
 template <class Config>
@@ -94,7 +96,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const ConvShape& shape = params.shape;
   const FusedLayout& layout = params.layout;
 
-  const int thread = kept(threadIdx.x);
+  constexpr int kTurns = Config::tile.turns, kSetThreads = Config::kThreads / kTurns;
+  const int thread = kept(kTurns == 1 ? threadIdx.x : threadIdx.x % kSetThreads);  // of its set
+  const int set = kTurns == 1 ? 0 : threadIdx.x / kSetThreads;
   const int32_t begin = first_step(params, blockIdx.z), end = first_step(params, blockIdx.z + 1);
   const int32_t group = params.channel_tiles.quotient(blockIdx.y);
   const int32_t channel_tile = blockIdx.y - group * params.channel_tiles.value;
@@ -102,9 +106,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (blockIdx.x >= tiles) return;
   if (params.converted) ptx::wait_for_previous_grid();  // it converts the image
   TileBias<Config>(params, group, channel_tile).prefetch();
-  typename Config::Weights weights(aligned, end - begin, (tiles - 1 - blockIdx.x) / gridDim.x + 1,
-                                   thread);
-  float* const bias = reinterpret_cast<float*>(shared_memory + (weights.end() - start));
+  constexpr int kWeightsStride = weights_stride(Config::tile, Math::kKind);
+  typename Config::Weights weights(aligned + set * kWeightsStride,
+                                   (end - begin + kTurns - 1 - set) / kTurns,
+                                   (tiles - 1 - blockIdx.x) / gridDim.x + 1, thread);
+  const uint32_t weights_end = weights.end() + (kTurns - 1 - set) * kWeightsStride;
+  float* const bias = reinterpret_cast<float*>(shared_memory + (weights_end - start));
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
   typename Config::Gather gather(params, plans, group, thread);
   const auto row_of = [&](int32_t tile) {
@@ -126,11 +133,17 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     for (int32_t step = begin; step < end;) {
       const FusedStep at = step_at(layout, shape.taps(), step);
       int32_t left = min(end - step, gather.run_length(params, at));
-      step += left;
-      gather.begin(row_of(tile), at);
+      if constexpr (kTurns == 1) {
+        step += left;
+        gather.begin(row_of(tile), at);
+      } else {
+        step = end;  // it is one run (turns_fit)
+        left = (end - begin + kTurns - 1 - set) / kTurns;
+        gather.begin_turns(row_of(tile), at, set);
+      }
       if (!started) {
         const float own_bias = TileBias<Config>(params, group, channel_tile).load();
-        start_weights<Config>(params, weights, group, channel_tile, begin);
+        start_weights<Config>(params, weights, group, channel_tile, begin + set);
         TileBias<Config>::store(own_bias, bias);
         started = true;
       }
@@ -169,13 +182,26 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     // Found again rather than kept: the loop above has no register to spare.
     asm volatile("" : "+r"(tile));
     Config::ended(params, gather, tile, sums);
-    const OutputTile<Math> out(params, bias, plans + thread / 32 * Config::kPlanBytes, group,
-                               channel_tile * Config::kTileChannels, row_of(tile),
-                               Config::kRunRows);
-    if (params.split_k == 1) {
-      store_tile<Config>(out, sums);
+    static_assert(kTurns == 1 || kTurns * kExchangeBytes <= Config::kPlanBytes);
+    const int own_set = kTurns == 1 ? 0 : unkept(threadIdx.x) / kSetThreads;
+    uint8_t* const plan = plans + thread / 32 * Config::kPlanBytes + own_set * kExchangeBytes;
+    const OutputTile<Math> out(params, bias, plan, group, channel_tile * Config::kTileChannels,
+                               row_of(tile), Config::kRunRows);
+    const auto store = [&](const auto& all, int first_store, uint32_t exchange) {
+      if (params.split_k == 1) {
+        store_tile(out, all, first_store);
+      } else {
+        store_split_tile<Config>(out, all, first_store, params.split_k, blockIdx.z, exchange);
+      }
+    };
+    constexpr int kTileStores = Config::kTileChannels / kChannelsPerStore;
+    if constexpr (kTurns == 1) {
+      store(sums, 0, aligned);
     } else {
-      store_split_tile<Config>(out, sums, params.split_k, blockIdx.z, aligned);
+      float own[Config::kTileChannels / 4];
+      add_turns<Config>(sums, own, own_set, aligned);
+      store(own, own_set * (kTileStores / 2), aligned + kWeightsStride);
+      break;  // there is a CTA for each tile
     }
   }
 }

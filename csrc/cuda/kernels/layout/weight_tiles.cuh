@@ -103,6 +103,8 @@ struct WeightRequests {
 template <int kTileBytes, int kParts, int kStages, int kWarps>
 class WeightRing {
  public:
+  static constexpr int kBytes = kStages * kTileBytes;
+
   __device__ __forceinline__ WeightRing(uint32_t shared, int32_t steps, int32_t passes, int thread)
       : tiles_(shared), thread_(thread) {
     if (thread_ == 0) {
@@ -126,7 +128,7 @@ class WeightRing {
     requests.source = source;
     requests.store_fixed(at_requests());
     ptx::wait_for_previous_grid();  // it packs the weight
-    for (int i = 0; i < kStages - 1; ++i) ask(i, requests);
+    for (int i = 0; i < (kAsksAtOnce ? kStages : kStages - 1); ++i) ask(i, requests);
   }
   __device__ __forceinline__ uint32_t wait() {
     ptx::barrier_wait(full(stage_), phase_);
@@ -135,14 +137,15 @@ class WeightRing {
 
   // Lets go of the stage of the step before, and fills the one before that again: all warps have
   // left it, or soon will. (At the second step that is a stage never used, whose barrier lets
-  // pass.)
+  // pass.) Of two stages, the one of the step before itself: the warps of a warpgroup, which
+  // multiply together, leave it at nearly the same time.
   __device__ __forceinline__ void release_previous() {
     if (!started_ || thread_ % 32 != 0) return;
     const bool wrapped = stage_ == 0;
     const uint32_t previous = wrapped ? kStages - 1 : stage_ - 1;
     ptx::barrier_arrive(empty(previous));
     if (thread_ != 0) return;
-    const uint32_t before = previous == 0 ? kStages - 1 : previous - 1;
+    const uint32_t before = kAsksAtOnce ? previous : previous == 0 ? kStages - 1 : previous - 1;
     WeightRequests requests = WeightRequests::load(at_requests());  // while the barrier is asked
     ptx::barrier_wait(empty(before), before > stage_ ? phase_ ^ 1u : phase_);
     ask(before, requests);
@@ -156,6 +159,9 @@ class WeightRing {
   }
 
  private:
+  static constexpr bool kAsksAtOnce = kStages == 2;
+  static_assert(kStages > 2 || (kAsksAtOnce && kWarps == 4));
+
   __device__ __forceinline__ uint32_t full(uint32_t i) const {
     return tiles_ + kStages * kTileBytes + i * 8;
   }
