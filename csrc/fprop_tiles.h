@@ -63,7 +63,7 @@ constexpr FpropTile kFpropTiles[] = {
     {128, 128, true, 3, 1, false, {3700, 2850, 0}, 80, 16, 1},
     // As many multiplications in flight as 128 x 256, but twice as many tiles: where those leave
     // multiprocessors idle. Each set of warps has its own 2 stages.
-    {64, 256, false, 2, 2, true, {670, 690, 0}, 90, 16, 1, 2},
+    {64, 256, false, 2, 2, true, {640, 690, 0}, 90, 16, 1, 2},
 };
 constexpr int kFpropTileCount = sizeof(kFpropTiles) / sizeof(kFpropTiles[0]);
 
@@ -181,8 +181,8 @@ inline int64_t packed_bytes(const ConvShape& shape, const FusedLayout& layout, F
 constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {
   return weight_parts(math) * tile.channels * kSliceBytes;
 }
-// Shared memory of the weights, their barriers included, that warps have which take turns with
-// others; the last barriers are followed by what needs no alignment.
+// Where warps take turns: from the weights of a set of them, barriers included, to those of the
+// next.
 constexpr int64_t weights_stride(const FpropTile& tile, FusedMath math) {
   return tile.stages * weight_tile_bytes(tile, math) + kTileAlignment;
 }

@@ -31,6 +31,7 @@ inline dim3 lay_out_grid(FpropParams& params, int64_t rows, const FpropTile& til
   }
   params.channel_tiles = Divisor(static_cast<uint32_t>(per_group));
   params.kernel_width = Divisor(shape.S);
+  params.taps = Divisor(shape.taps());
   params.offset_group = Divisor(params.layout.offset_channels);
   params.part_steps = params.layout.steps / params.split_k;
   params.longer_parts = params.layout.steps % params.split_k;

@@ -17,13 +17,13 @@
 
 #include <type_traits>
 
-#include "../fused/fused_gather.cuh"
-#include "../fused/fused_mma.cuh"
-#include "../fused/weight_copies.cuh"
-#include "../kernel_setup.h"
 #include "fprop_epilogue.cuh"
 #include "fprop_launch.h"
+#include "../fused/fused_gather.cuh"
+#include "../fused/fused_mma.cuh"
+#include "../kernel_setup.h"
 #include "narrow_gather.cuh"
+#include "../fused/weight_copies.cuh"
 
 namespace dcn {
 
@@ -67,6 +67,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
       shared_memory + Config::tile.stages * Config::kHalfBytes + kBarrierBytes);
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
   TileBias<Config>::store(TileBias<Config>(params, group, channel_tile).load(), bias);
+  __syncthreads();
   typename Config::Gather gather(params, plans, group, thread);
 
   float sums[Config::kRowTiles][Config::kTileChannels / 2];

@@ -27,6 +27,7 @@ struct FpropConfig : AllTiles {
   static constexpr int kRowsInFlight = kExactSums ? 1 : tile.rows_in_flight;
   // 3xTF32 has no registers to hold the fragments of two steps.
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
+  static constexpr bool kStartsInPlan = !tile.narrow;
   // Narrow tiles plan the samples of a step while the one before is multiplied.
   static constexpr bool kWaitsInStep = tile.narrow;
   using Gather = std::conditional_t<

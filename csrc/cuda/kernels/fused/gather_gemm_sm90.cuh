@@ -20,10 +20,10 @@
 #pragma once
 
 #include "../fprop/fprop_launch.h"
-#include "../kernel_setup.h"
-#include "../layout/weight_tiles.cuh"
 #include "fused_wgmma.cuh"
+#include "../kernel_setup.h"
 #include "split_tile.cuh"
+#include "../layout/weight_tiles.cuh"
 
 namespace dcn {
 
@@ -52,6 +52,16 @@ __device__ __forceinline__ int32_t first_step(const FpropParams& params, int32_t
   return part * params.part_steps + min(part, params.longer_parts);
 }
 
+// step_at, quicker where all taps are one chunk of the only block.
+__device__ __forceinline__ FusedStep find_step(const FpropParams& params, int32_t step) {
+  const FusedLayout& layout = params.layout;
+  if (layout.blocks > 1 || layout.chunk_taps != static_cast<int32_t>(params.taps.value)) {
+    return step_at(layout, params.shape.taps(), step);
+  }
+  const auto slice = static_cast<int32_t>(params.taps.quotient(step));
+  return {0, 0, slice, step - slice * layout.chunk_taps};
+}
+
 // Every tile of the pixels is walked, in the order of tile_row.
 struct AllTiles {
   static __device__ __forceinline__ int32_t tiles(const FpropParams& params) {
@@ -67,23 +77,26 @@ struct AllTiles {
   }
 };
 
-// Asks for the weight of a tile of channels, from that step on: of as many channels as there are.
-// Warps that take turns ask for every other step.
+// Asks for the weight of a tile of channels, from that step on, for `steps` on each of the passes:
+// of as many channels as there are. Warps that take turns ask for every other step.
 template <class Config>
 __device__ __forceinline__ void start_weights(const FpropParams& params,
                                               typename Config::Weights& weights, int32_t group,
-                                              int32_t channel_tile, int32_t step) {
+                                              int32_t channel_tile, int32_t step, int32_t steps,
+                                              int32_t passes) {
   constexpr int kTilePieces = Config::kTileChannels / kPieceChannels;
   constexpr int kPieceBytes = kPieceChannels * kSliceBytes;
   constexpr int kParts = weight_parts(Config::Math::kKind);
   const int32_t pieces = tiles_of(params.shape.output_channels_per_group(), kPieceChannels);
   const int32_t first = channel_tile * kTilePieces;
   const int64_t of_step = int64_t{group} * params.layout.steps + step;
-  weights.start({static_cast<const uint8_t*>(params.weight) +
-                     (of_step * kParts * pieces + first) * kPieceBytes,
-                 static_cast<uint32_t>(min(pieces - first, kTilePieces) * kPieceBytes),
-                 static_cast<uint32_t>(pieces * kPieceBytes),
-                 static_cast<uint32_t>(Config::tile.turns * kParts * pieces * kPieceBytes)});
+  const WeightSource source = {
+      static_cast<const uint8_t*>(params.weight) +
+          (of_step * kParts * pieces + first) * kPieceBytes,
+      static_cast<uint32_t>(min(pieces - first, kTilePieces) * kPieceBytes),
+      static_cast<uint32_t>(pieces * kPieceBytes),
+      static_cast<uint32_t>(Config::tile.turns * kParts * pieces * kPieceBytes)};
+  weights.start(source, steps, passes);
 }
 
 template <class Config>
@@ -93,12 +106,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   extern __shared__ uint8_t shared_memory[];
   const uint32_t start = ptx::shared_address(shared_memory);
   const uint32_t aligned = (start + kTileAlignment - 1) & ~(kTileAlignment - 1u);
-  const ConvShape& shape = params.shape;
-  const FusedLayout& layout = params.layout;
 
   constexpr int kTurns = Config::tile.turns, kSetThreads = Config::kThreads / kTurns;
   const int thread = kept(kTurns == 1 ? threadIdx.x : threadIdx.x % kSetThreads);  // of its set
-  const int set = kTurns == 1 ? 0 : threadIdx.x / kSetThreads;
+  const int set = kTurns == 1 ? 0 : threadIdx.x / kSetThreads;  // begins with step `begin` + set
   const int32_t begin = first_step(params, blockIdx.z), end = first_step(params, blockIdx.z + 1);
   const int32_t group = params.channel_tiles.quotient(blockIdx.y);
   const int32_t channel_tile = blockIdx.y - group * params.channel_tiles.value;
@@ -107,9 +118,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (params.converted) ptx::wait_for_previous_grid();  // it converts the image
   TileBias<Config>(params, group, channel_tile).prefetch();
   constexpr int kWeightsStride = weights_stride(Config::tile, Math::kKind);
-  typename Config::Weights weights(aligned + set * kWeightsStride,
-                                   (end - begin + kTurns - 1 - set) / kTurns,
-                                   (tiles - 1 - blockIdx.x) / gridDim.x + 1, thread);
+  const int32_t own_steps = (end - begin + kTurns - 1 - set) / kTurns;
+  typename Config::Weights weights(aligned + set * kWeightsStride, own_steps, thread);
   const uint32_t weights_end = weights.end() + (kTurns - 1 - set) * kWeightsStride;
   float* const bias = reinterpret_cast<float*>(shared_memory + (weights_end - start));
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
@@ -131,22 +141,31 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     for (float& total : totals) total = 0.f;
 
     for (int32_t step = begin; step < end;) {
-      const FusedStep at = step_at(layout, shape.taps(), step);
+      const FusedStep at = find_step(params, step);
+      // Where it can, while the samples' offsets come.
+      const auto start_once = [&] {
+        if (started) return;
+        const uint32_t own_bias = TileBias<Config>(params, group, channel_tile).load();
+        start_weights<Config>(params, weights, group, channel_tile, begin + set, own_steps,
+                              (tiles - 1 - blockIdx.x) / gridDim.x + 1);
+        TileBias<Config>::store(own_bias, bias);
+      };
       int32_t left = min(end - step, gather.run_length(params, at));
       if constexpr (kTurns == 1) {
         step += left;
-        gather.begin(row_of(tile), at);
+        if constexpr (Config::kStartsInPlan) {
+          gather.begin(row_of(tile), at, start_once);
+        } else {
+          start_once();
+          gather.begin(row_of(tile), at);
+        }
       } else {
         step = end;  // it is one run (turns_fit)
-        left = (end - begin + kTurns - 1 - set) / kTurns;
-        gather.begin_turns(row_of(tile), at, set);
+        left = own_steps;
+        gather.begin_turns(row_of(tile), at, set, start_once);
       }
-      if (!started) {
-        const float own_bias = TileBias<Config>(params, group, channel_tile).load();
-        start_weights<Config>(params, weights, group, channel_tile, begin + set);
-        TileBias<Config>::store(own_bias, bias);
-        started = true;
-      }
+      if (!started) __syncthreads();
+      started = true;
       uint32_t a[16 * weight_parts(Math::kKind)] = {};
 #pragma unroll 1
       while (left-- > 0) {

@@ -1,7 +1,8 @@
 // Packed weight tiles in shared memory: a ring of stages that bulk copies fill and warps release,
 // or all tiles of a CTA at once where they fit. One thread asks for copies; every warp waits.
 //
-// start() waits for the kernel that packs the weight; what does not need it comes before.
+// start() waits for the kernel that packs the weight; what does not need it comes before. A barrier
+// of the CTA lies between start() and the first wait().
 // A step calls wait() for its tile, release_previous() once its warpgroup's multiplications of the
 // step before have ended, and advance() last. Tiles are walked `passes` times, once for each tile
 // of pixels.
@@ -33,22 +34,20 @@ __device__ __forceinline__ void copy_tile(const WeightSource& source, uint32_t t
 template <int kTileBytes, int kParts>
 class ResidentWeights {
  public:
-  __device__ __forceinline__ ResidentWeights(uint32_t shared, int32_t steps, int32_t, int thread)
+  __device__ __forceinline__ ResidentWeights(uint32_t shared, int32_t steps, int thread)
       : tiles_(shared), arrived_(shared + steps * kTileBytes), tile_(shared), thread_(thread) {
     if (thread_ == 0) {
       ptx::barrier_init(arrived_, 1);
       ptx::barrier_init_fence();
     }
-    __syncthreads();
   }
 
   // Where the shared memory of the tiles ends.
   __device__ __forceinline__ uint32_t end() const { return arrived_ + kBarrierBytes; }
 
-  __device__ __forceinline__ void start(WeightSource source) {
+  __device__ __forceinline__ void start(WeightSource source, int32_t steps, int32_t) {
     if (thread_ != 0) return;
     ptx::wait_for_previous_grid();  // it packs the weight
-    const int32_t steps = (arrived_ - tiles_) / kTileBytes;
     ptx::expect_bytes(arrived_, steps * kParts * source.bytes);
     for (int32_t i = 0; i < steps; ++i) {
       copy_tile<kTileBytes, kParts>(source, tiles_ + i * kTileBytes, arrived_);
@@ -105,27 +104,22 @@ class WeightRing {
  public:
   static constexpr int kBytes = kStages * kTileBytes;
 
-  __device__ __forceinline__ WeightRing(uint32_t shared, int32_t steps, int32_t passes, int thread)
+  __device__ __forceinline__ WeightRing(uint32_t shared, int32_t, int thread)
       : tiles_(shared), thread_(thread) {
     if (thread_ == 0) {
-      const WeightRequests requests{{}, steps * passes, steps, steps};
-      requests.store_next(at_requests());
-      requests.store_fixed(at_requests());
       for (int i = 0; i < kStages; ++i) {
         ptx::barrier_init(full(i), 1);
         ptx::barrier_init(empty(i), kWarps);
       }
-      ptx::barrier_init_fence();
+      ptx::barrier_init_fence();  // it would wait for loads, were there any on their way
     }
-    __syncthreads();
   }
 
   __device__ __forceinline__ uint32_t end() const { return full(0) + kBarrierBytes; }
 
-  __device__ __forceinline__ void start(const WeightSource& source) {
+  __device__ __forceinline__ void start(const WeightSource& source, int32_t steps, int32_t passes) {
     if (thread_ != 0) return;
-    WeightRequests requests = WeightRequests::load(at_requests());
-    requests.source = source;
+    WeightRequests requests{source, steps * passes, steps, steps};
     requests.store_fixed(at_requests());
     ptx::wait_for_previous_grid();  // it packs the weight
     for (int i = 0; i < (kAsksAtOnce ? kStages : kStages - 1); ++i) ask(i, requests);
