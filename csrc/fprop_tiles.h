@@ -35,7 +35,8 @@ struct FpropTile {
   int step_ns[3];
   int architecture = 90;
   int warp_pixels = 16;
-  int ctas = 1;  // on a multiprocessor, as registers allow it
+  int ctas = 1;   // on a multiprocessor, as registers allow it
+  int turns = 1;  // 2: two sets of warps share the tile's pixels, and take the steps in turn
 };
 
 constexpr FpropTile kFpropTiles[] = {
@@ -60,6 +61,9 @@ constexpr FpropTile kFpropTiles[] = {
     {64, 64, false, 4, 1, false, {2040, 2120, 2520}, 80, 16, 3},
     {64, 64, true, 4, 1, false, {2780, 2040, 3380}, 80, 16, 2},
     {128, 128, true, 3, 1, false, {3700, 2850, 0}, 80, 16, 1},
+    // As many multiplications in flight as 128 x 256, but twice as many tiles: where those leave
+    // multiprocessors idle. Each set of warps has its own 2 stages.
+    {64, 256, false, 2, 2, true, {640, 690, 0}, 90, 16, 1, 2},
 };
 constexpr int kFpropTileCount = sizeof(kFpropTiles) / sizeof(kFpropTiles[0]);
 
@@ -68,15 +72,20 @@ constexpr int kMostParts = 6;
 constexpr int kChannelsPerStore = 32;
 // Sums that a CTA leaves to the others: all but those of its share of the stores.
 constexpr int64_t exchange_bytes(const FpropTile& tile, int parts) {
-  const int stores = tile.channels / kChannelsPerStore;
-  return parts > 1 ? int64_t{stores - stores / parts} * kChannelsPerStore * tile.pixels * 4 : 0;
+  const int stores = tile.channels / kChannelsPerStore / tile.turns;  // of a lane
+  const int store_bytes = kChannelsPerStore * tile.pixels * tile.turns * 4;
+  return parts > 1 ? int64_t{stores - stores / parts} * store_bytes : 0;
 }
-// What that costs, in nanoseconds on an H200: waiting for one another, and the reading of the
+// What warps that take turns need to add their sums up.
+constexpr int64_t kTurnsNs = 700;
+// What a split costs, in nanoseconds on an H200: waiting for one another, and the reading of the
 // others' sums at 25 bytes a nanosecond.
 constexpr int64_t exchange_ns(const FpropTile& tile, int parts) {
-  if (parts == 1) return 0;
+  const int64_t of_turns = tile.turns > 1 ? kTurnsNs : 0;
+  if (parts == 1) return of_turns;
   const int64_t stores = tiles_of(tile.channels / kChannelsPerStore, parts);
-  return 900 + 300 * parts + stores * (parts - 1) * kChannelsPerStore * tile.pixels * 4 / 25;
+  return of_turns + 900 + 300 * parts +
+         stores * (parts - 1) * kChannelsPerStore * tile.pixels * 4 / 25;
 }
 // Clusters that run at the same time, a CTA on each multiprocessor: those of an H200, whose 132
 // multiprocessors lie in groups that a cluster does not leave, or in proportion.
@@ -172,12 +181,21 @@ inline int64_t packed_bytes(const ConvShape& shape, const FusedLayout& layout, F
 constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {
   return weight_parts(math) * tile.channels * kSliceBytes;
 }
+// Where warps take turns: from the weights of a set of them, barriers included, to those of the
+// next.
+constexpr int64_t weights_stride(const FpropTile& tile, FusedMath math) {
+  return tile.stages * weight_tile_bytes(tile, math) + kTileAlignment;
+}
 // Whether the sums of a split go where the weights were.
 constexpr bool split_fits(const FpropTile& tile, FusedMath math, int64_t steps, int parts) {
   const int64_t least_steps = steps / parts;
   const int64_t weight_tiles = tile.stages == 0 ? least_steps : tile.stages;
-  return least_steps > 0 &&
+  return least_steps >= tile.turns &&
          exchange_bytes(tile, parts) <= weight_tiles * weight_tile_bytes(tile, math);
+}
+// Whether the steps are one run (fused_gather.cuh) of taps that two sets of warps can share.
+inline bool turns_fit(const FpropTile& tile, const FusedLayout& layout, int taps) {
+  return tile.turns == 1 || (layout.blocks == 1 && layout.chunk_taps == taps && taps >= tile.turns);
 }
 constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t steps) {
   const int plans = tile.pixels / kWarpPixels;
@@ -186,8 +204,9 @@ constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t st
            plans * kPlanBytes;
   }
   const int64_t weight_tiles = tile.stages == 0 ? steps : tile.stages;
-  return kTileAlignment + weight_tiles * weight_tile_bytes(tile, math) + kBarrierBytes +
-         tile.channels * 4 + plans * warp_bytes(tile) +  // the bias lies between
+  return kTileAlignment + (tile.turns - 1) * weights_stride(tile, math) +
+         weight_tiles * weight_tile_bytes(tile, math) + kBarrierBytes + tile.channels * 4 +
+         plans * warp_bytes(tile) +  // the bias lies between
          (tile.narrow ? kWindowHeader + window_pixels(tile) * kSliceBytes : 0);
 }
 constexpr int step_ns(const FpropTile& tile, FusedMath math) {

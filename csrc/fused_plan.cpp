@@ -33,7 +33,7 @@ bool fits(const FpropTile& tile, const ConvShape& shape, FusedMath math, const F
   if (tile.architecture == 80 && split_k > 1) return false;
   if (bytes_of_a_warp(shape, math, layout, tile.warp_pixels) >= kAddressedBytes) return false;
   return tile_exists(tile, math) && tile.narrow == layout.narrow &&
-         split_fits(tile, math, layout.steps, split_k) &&
+         split_fits(tile, math, layout.steps, split_k) && turns_fit(tile, layout, shape.taps()) &&
          shared_bytes(tile, math, tiles_of(layout.steps, split_k)) <= kFusedSharedBytes;
 }
 

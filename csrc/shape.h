@@ -36,7 +36,8 @@ struct ConvShape {
   DCN_HOST_DEVICE int32_t taps() const { return R * S; }
   DCN_HOST_DEVICE int32_t channels_per_group() const { return C / G; }
   DCN_HOST_DEVICE int32_t channels_per_offset_group() const { return C / D; }
-  DCN_HOST_DEVICE int32_t output_channels_per_group() const { return K / G; }
+  // One group is worth a branch: a GPU divides in some 100 clocks.
+  DCN_HOST_DEVICE int32_t output_channels_per_group() const { return G == 1 ? K : K / G; }
   DCN_HOST_DEVICE int32_t output_pixels_per_image() const { return P * Q; }
   DCN_HOST_DEVICE int64_t output_pixels() const { return int64_t{N} * P * Q; }
   DCN_HOST_DEVICE int64_t input_pixels() const { return int64_t{N} * H * W; }

@@ -115,6 +115,9 @@ __device__ __forceinline__ uint32_t round_to_tf32(float value) {
   return rounded;
 }
 
+// A loaded number: what is made of it is not computed before this.
+__device__ __forceinline__ void take(uint32_t& loaded) { asm volatile("" : "+r"(loaded)); }
+
 // A number that the compiler must keep in a register: one that is found again from the thread's
 // index costs each step its latency.
 __device__ __forceinline__ int kept(int value) {

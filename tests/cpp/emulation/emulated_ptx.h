@@ -80,6 +80,7 @@ void store_words(uint32_t to, const uint32_t (&v)[kWords]) {
   std::memcpy(emulation::shared_at(to), v, sizeof v);
 }
 
+inline void take(uint32_t&) {}
 inline void prefetch(const void* from) { emulation::check_access(from, 1); }
 
 inline uint32_t round_to_tf32(float value) {

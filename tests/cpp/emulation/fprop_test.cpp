@@ -48,6 +48,7 @@ class Fprop : public testing::Test {};
 TYPED_TEST_SUITE(Fprop, Maths);
 
 TYPED_TEST(Fprop, EveryTile) {
+  constexpr bool kShortMaps = kBits<TypeParam> < 24;
   for (int tile = 0; tile < dcn::kFpropTileCount; ++tile) {
     uint32_t number = 0;
     for (const Sizes& sizes : kSizes) {
@@ -56,11 +57,42 @@ TYPED_TEST(Fprop, EveryTile) {
       run.tile = tile;
       run.split_k = 1 + static_cast<int>(number + tile) % dcn::kMostParts;
       run.nchw = number % 2 == 0 || sizes.W % 2 == 0;
+      run.short_offset = kShortMaps && (number + tile) % 3 == 0;
+      run.short_mask = kShortMaps && (number + tile) % 3 != 1;
       if (!fprop_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
       seed(number);
-      const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
+      Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
+      if (run.short_offset) conv.round_offset(kBits<TypeParam>);
+      if (run.short_mask) conv.round_mask(kBits<TypeParam>);
       EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>)
           << "tile " << tile << ", sizes " << number;
+    }
+  }
+}
+
+// Even and odd numbers of steps, one step for a set of warps, a last slice that is short, samples
+// outside, two taps; without a split and with each.
+TYPED_TEST(Fprop, WarpsThatTakeTurns) {
+  constexpr Sizes kOfTurns[] = {{1, 256, 9, 9, 256, 3, 3},
+                                {2, 72, 7, 19, 320, 3, 3},
+                                {1, 128, 11, 8, 72, 1, 2, 1, 1, 1, 0},
+                                {1, 64, 6, 9, 40, 3, 3, 1, 1, 1, 1, 2, /*mask=*/false}};
+  for (int tile = 0; tile < dcn::kFpropTileCount; ++tile) {
+    if (dcn::kFpropTiles[tile].turns == 1) continue;
+    uint32_t number = 0;
+    for (const Sizes& sizes : kOfTurns) {
+      ++number;
+      const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
+      for (int split_k = 1; split_k <= dcn::kMostParts; ++split_k) {
+        GemmRun run;
+        run.tile = tile;
+        run.split_k = split_k;
+        run.nchw = split_k % 2 == 0;
+        if (!fprop_fits(conv.shape, TypeParam::kKind, tile, split_k)) continue;
+        seed(number);
+        EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>)
+            << "tile " << tile << ", sizes " << number << ", split " << split_k;
+      }
     }
   }
 }

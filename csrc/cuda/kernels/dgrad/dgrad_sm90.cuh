@@ -22,7 +22,7 @@ struct DgradConfig : AllTiles {
   static constexpr uint32_t kRunRows = kBlockSide;
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
-  static constexpr bool kWaitsInStep = false;
+  static constexpr bool kStartsInPlan = false, kWaitsInStep = false;
   using Gather = BlockGather<Math, kExactSums ? 1 : tile.rows_in_flight>;
   using Weights = WeightRing<kTileBytes, weight_parts(Math::kKind), tile.stages, kThreads / 32>;
 

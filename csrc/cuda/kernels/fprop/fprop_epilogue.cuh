@@ -6,6 +6,8 @@
 // of row g + 8.
 #pragma once
 
+#include <type_traits>
+
 #include "../fused/fused_gather.cuh"
 #include "../ptx_sm80.cuh"
 
@@ -14,7 +16,7 @@ namespace dcn {
 constexpr int kSumsPerStore = 16;  // of a lane: 8 channels of 2 rows
 
 // The bias of the tile's channels, zeros where there is none, a thread's each: asked for, loaded
-// and put into shared memory, once per CTA, with other work between.
+// and put into shared memory, once per CTA, with other work between; a barrier follows.
 template <class Config>
 class TileBias {
  public:
@@ -29,10 +31,16 @@ class TileBias {
   __device__ __forceinline__ void prefetch() const {
     if (from_ != nullptr) ptx::prefetch(from_);
   }
-  __device__ __forceinline__ float load() const { return from_ != nullptr ? widen(*from_) : 0.f; }
-  static __device__ __forceinline__ void store(float value, float* to) {
+  // As it is in memory: store() is where it is waited for.
+  __device__ __forceinline__ uint32_t load() const {
+    using Bits = std::conditional_t<sizeof(Element) == 2, uint16_t, uint32_t>;
+    return from_ != nullptr ? *reinterpret_cast<const Bits*>(from_) : 0;
+  }
+  static __device__ __forceinline__ void store(uint32_t loaded, float* to) {
+    ptx::take(loaded);
+    float value = __uint_as_float(loaded);
+    if constexpr (sizeof(Element) == 2) value = Config::Math::wide(loaded);
     if (threadIdx.x < Config::kTileChannels) to[threadIdx.x] = value;
-    __syncthreads();
   }
 
  private:
@@ -153,15 +161,15 @@ class OutputTile {
   uint32_t vector_pixels_;  // that a lane stores at once
 };
 
-template <class Config>
-__device__ __forceinline__ void store_tile(const OutputTile<typename Config::Math>& out,
-                                           const float (&sums)[Config::kTileChannels / 2]) {
+template <class Math, int kSums>
+__device__ __forceinline__ void store_tile(const OutputTile<Math>& out, const float (&sums)[kSums],
+                                           int first_store) {
 #pragma unroll
-  for (int j = 0; j < Config::kTileChannels / kChannelsPerStore; ++j) {
+  for (int j = 0; j < kSums / kSumsPerStore; ++j) {
     float own[kSumsPerStore];
 #pragma unroll
     for (int i = 0; i < kSumsPerStore; ++i) own[i] = sums[j * kSumsPerStore + i];
-    out.store(j, own);
+    out.store(first_store + j, own);
   }
 }
 

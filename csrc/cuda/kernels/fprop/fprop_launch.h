@@ -31,12 +31,15 @@ inline dim3 lay_out_grid(FpropParams& params, int64_t rows, const FpropTile& til
   }
   params.channel_tiles = Divisor(static_cast<uint32_t>(per_group));
   params.kernel_width = Divisor(shape.S);
+  params.taps = Divisor(shape.taps());
   params.offset_group = Divisor(params.layout.offset_channels);
   params.part_steps = params.layout.steps / params.split_k;
   params.longer_parts = params.layout.steps % params.split_k;
-  // The CTAs of a split need their shared memory at the end, and no weights of a tile to come.
+  // Where sums are exchanged, a CTA needs its shared memory at the end, and no weights of a tile to
+  // come.
+  const bool exchanges = params.split_k > 1 || tile.turns > 1;
   const int64_t room =
-      params.split_k > 1 ? params.pixel_tiles : int64_t{multiprocessors} * ctas / channel_tiles;
+      exchanges ? params.pixel_tiles : int64_t{multiprocessors} * ctas / channel_tiles;
   const int64_t columns = std::max<int64_t>(std::min<int64_t>(params.pixel_tiles, room), 1);
   return dim3(static_cast<unsigned>(columns), static_cast<unsigned>(channel_tiles),
               static_cast<unsigned>(params.split_k));

@@ -67,6 +67,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
       shared_memory + Config::tile.stages * Config::kHalfBytes + kBarrierBytes);
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
   TileBias<Config>::store(TileBias<Config>(params, group, channel_tile).load(), bias);
+  __syncthreads();
   typename Config::Gather gather(params, plans, group, thread);
 
   float sums[Config::kRowTiles][Config::kTileChannels / 2];
@@ -117,7 +118,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtas)
     for (int r = 0; r < Config::kRowTiles; ++r) {
       const OutputTile<Math> out(params, bias, exchange, out_group,
                                  out_tile * Config::kTileChannels, row_of(r), kWarpPixels);
-      store_tile<Config>(out, sums[r]);
+      store_tile(out, sums[r], /*first_store=*/0);
     }
   }
   weights.finish();

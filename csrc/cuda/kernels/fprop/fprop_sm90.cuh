@@ -16,7 +16,8 @@ struct FpropConfig : AllTiles {
   static constexpr FpropTile tile = kFpropTiles[kTile];
   static constexpr int kTileChannels = tile.channels;
   static constexpr int kTilePixels = tile.pixels;
-  static constexpr int kThreads = 2 * kTilePixels;
+  static constexpr int kSetThreads = 2 * kTilePixels;  // of warps that take turns with others
+  static constexpr int kThreads = tile.turns * kSetThreads;
   static constexpr int kTileBytes = weight_tile_bytes(tile, Math::kKind);
   static constexpr int kPlanBytes = warp_bytes(tile);
   static constexpr bool kOddRowsSwapped = true;
@@ -26,13 +27,15 @@ struct FpropConfig : AllTiles {
   static constexpr int kRowsInFlight = kExactSums ? 1 : tile.rows_in_flight;
   // 3xTF32 has no registers to hold the fragments of two steps.
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
+  static constexpr bool kStartsInPlan = !tile.narrow;
   // Narrow tiles plan the samples of a step while the one before is multiplied.
   static constexpr bool kWaitsInStep = tile.narrow;
-  using Gather = std::conditional_t<tile.narrow, WindowGather<Math, window_pixels(tile)>,
-                                    WideGather<Math, kRowsInFlight>>;
+  using Gather = std::conditional_t<
+      tile.narrow, WindowGather<Math, window_pixels(tile)>,
+      WideGather<Math, kRowsInFlight, 1, tile.turns == 1 ? 0 : kSetThreads / 32>>;
   static constexpr int kParts = weight_parts(Math::kKind);
   using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
-                                     WeightRing<kTileBytes, kParts, tile.stages, kThreads / 32>>;
+                                     WeightRing<kTileBytes, kParts, tile.stages, kSetThreads / 32>>;
 
   static __device__ __forceinline__ TileRow row_at(const FpropParams& params, uint32_t first,
                                                    uint32_t row) {

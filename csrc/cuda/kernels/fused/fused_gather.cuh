@@ -7,65 +7,9 @@
 // different halves of their lines, which the L1 serves at once.
 #pragma once
 
-#include "fused_samples.cuh"
+#include "lane_vectors.cuh"
 
 namespace dcn {
-
-__device__ __forceinline__ void load_corners(const uint8_t* base, uint4 offset,
-                                             uint4 (&corner)[4]) {
-  corner[0] = __ldg(reinterpret_cast<const uint4*>(base + offset.x));
-  corner[1] = __ldg(reinterpret_cast<const uint4*>(base + offset.y));
-  corner[2] = __ldg(reinterpret_cast<const uint4*>(base + offset.z));
-  corner[3] = __ldg(reinterpret_cast<const uint4*>(base + offset.w));
-}
-
-// value[2 * row half + vector] to fragment order; a lane of an odd row has its vectors swapped.
-// With 3xTF32 the values are split in leading parts and, from a[16] on, trailing ones.
-template <class Math, int kRegisters>
-__device__ __forceinline__ void to_fragments(const uint32_t (&value)[4][4], bool odd,
-                                             uint32_t (&a)[kRegisters]) {
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    const int half = i / 8, k = i / 4 % 2, row = i % 2, late = i / 2 % 2;
-    const uint32_t v =
-        odd ? value[2 * row + 1 - half][2 * k + late] : value[2 * row + half][2 * k + late];
-    if constexpr (weight_parts(Math::kKind) == 1) {
-      a[i] = v;
-    } else {
-      split_tf32(v, a[i], a[16 + i]);
-    }
-  }
-}
-
-// The two vectors of a lane in a slice, in the order in which it loads them: bytes from the slice's
-// begin. The last slice of a block may be short; a lane without a vector reads the first one of the
-// slice instead, and clears its value.
-struct LaneVectors {
-  static __device__ __forceinline__ int32_t byte(int lane, int i) {
-    const int32_t first = lane % 4 * kVectorBytes + (lane & 4) * (kSliceBytes / 2 / 4);
-    return i == 0 ? first : first ^ (kSliceBytes / 2);
-  }
-
-  // The slice begins at `slice`, with `left` bytes of the block.
-  __device__ __forceinline__ void locate(const uint8_t* slice, int32_t left, int lane) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) at[i] = slice + byte(lane, i);
-    clip(left, lane);
-  }
-  __device__ __forceinline__ void next(int32_t left, int lane) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) at[i] += kSliceBytes;
-    if (left < kSliceBytes) clip(left, unkept(lane));
-  }
-  __device__ __forceinline__ void clip(int32_t left, int lane) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (byte(lane, i) >= left) at[i] -= byte(lane, i);
-    }
-  }
-
-  const uint8_t* at[2];
-};
 
 // The samples of a chunk of taps, as a warp plans them in shared memory.
 struct WarpPlan {
@@ -76,8 +20,10 @@ struct WarpPlan {
 static_assert(sizeof(WarpPlan) == kPlanBytes);
 
 // For offset groups as wide as a slice or wider: each sample is planned once, by the whole warp,
-// which has kRowTiles times 16 rows and as many plans.
-template <class Math, int kRowsInFlight, int kRowTiles = 1>
+// which has kRowTiles times 16 rows and as many plans. Where two sets of kSetWarps take turns at
+// the steps, two warps have the same rows, and plan half of the samples each: for one run, of two
+// taps or more.
+template <class Math, int kRowsInFlight, int kRowTiles = 1, int kSetWarps = 0>
 class WideGather {
  public:
   __device__ __forceinline__ WideGather(const FpropParams& params, uint8_t* plans, int32_t group,
@@ -85,10 +31,11 @@ class WideGather {
       : params_(params),
         lane_(thread % 32),
         group_(group),
-        plan_(reinterpret_cast<WarpPlan*>(plans + thread / 32 * kRowTiles * kPlanBytes)),
+        plan_(reinterpret_cast<WarpPlan*>(plans + in_set(thread / 32) * kRowTiles * kPlanBytes)),
         own_(reinterpret_cast<WarpPlan*>(
-            plans + kept(threadIdx.x / 32 * kRowTiles * kPlanBytes + threadIdx.x % 32 / 4 * 16))) {
-    static_assert(kRowTiles == 1 || kRowsInFlight == 1);
+            plans +
+            kept(in_set(threadIdx.x / 32) * kRowTiles * kPlanBytes + threadIdx.x % 32 / 4 * 16))) {
+    static_assert(kRowTiles == 1 || (kRowsInFlight == 1 && kSetWarps == 0));
   }
 
   // Steps that follow one another without a new plan, from `at` on.
@@ -98,12 +45,28 @@ class WideGather {
     return (layout.slices - at.slice) * taps - (at.tap - at.first_tap);
   }
 
-  __device__ __forceinline__ void begin(const TileRow& row, FusedStep at) {
-    begin_tiles([&](int) { return row; }, at);
+  // `meanwhile` is called while the offsets and masks of samples are on their way.
+  template <class Meanwhile>
+  __device__ __forceinline__ void begin(const TileRow& row, FusedStep at, Meanwhile meanwhile) {
+    plan_tiles([&](int) { return row; }, at, meanwhile);
+    start();
+  }
+  // The only run of this warp, which has at least a step, behind those of the sets before it.
+  template <class Meanwhile>
+  __device__ __forceinline__ void begin_turns(const TileRow& row, FusedStep at, int set,
+                                              Meanwhile meanwhile) {
+    plan_tiles([&](int) { return row; }, at, meanwhile);
+    if (set > 0) pass_step();
+    start();
   }
   // `row_of`: the row of this lane in row tile t.
   template <class RowOf>
   __device__ __forceinline__ void begin_tiles(RowOf row_of, FusedStep at) {
+    plan_tiles(row_of, at, [] {});
+    start();
+  }
+  template <class RowOf, class Meanwhile>
+  __device__ __forceinline__ void plan_tiles(RowOf row_of, FusedStep at, Meanwhile meanwhile) {
     TileRow row = row_of(0);
     const int32_t first_image = __shfl_sync(~0u, row.at.n, 0);  // of the warp
     const int64_t image_elements =
@@ -114,7 +77,7 @@ class WideGather {
       if (t > 0) row = row_of(t);
       plan_chunk(t, row,
                  static_cast<uint32_t>((row.at.n - first_image) * image_elements) * kElementBytes,
-                 at.block, at.first_tap);
+                 at.block, at.first_tap, meanwhile);
     }
     tap_ = at.tap - at.first_tap;
     const int32_t block_bytes = params_.layout.block_channels * kElementBytes;
@@ -124,7 +87,6 @@ class WideGather {
         (first_image * image_elements + group_ * params_.layout.group_channels) * kElementBytes +
         at.block * block_bytes + at.slice * kSliceBytes;
     vectors_.locate(slice, left_, lane_);
-    start();
   }
 
   // The first loads of a step that has none on their way.
@@ -175,59 +137,78 @@ class WideGather {
  private:
   static constexpr int kElementBytes = sizeof(typename Math::Element);
   static constexpr int kTilesAt = kPlanTaps + 1, kTapsAt = 2 * kTilesAt;
+  static constexpr int kTurns = kSetWarps > 0 ? 2 : 1;
+
+  static __device__ __forceinline__ int in_set(int warp) {
+    return kSetWarps > 0 ? warp % kSetWarps : warp;
+  }
 
   // Half a warp plans a tap for all rows; all loads of offsets are issued before the first is used.
+  template <class Meanwhile>
   __device__ __forceinline__ void plan_chunk(int t, const TileRow& row, uint32_t image_base,
-                                             int32_t block, int32_t first_tap) {
-    constexpr int kRounds = (kPlanTaps + 1) / 2;
+                                             int32_t block, int32_t first_tap,
+                                             Meanwhile meanwhile) {
+    constexpr int kTapsOfRound = 2 * kTurns;
+    constexpr int kRounds = (kPlanTaps + kTapsOfRound - 1) / kTapsOfRound;
     const ConvShape& shape = params_.shape;
-    const int32_t own_row = lane_ % kWarpPixels, own_tap = lane_ / kWarpPixels;
+    const int32_t own_row = lane_ % kWarpPixels,
+                  set = kSetWarps > 0 ? threadIdx.x / (32 * kSetWarps) : 0;
+    const int32_t own_tap = 2 * set + lane_ / kWarpPixels;
     const int32_t channel =
         group_ * params_.layout.group_channels + block * params_.layout.block_channels;
     const int32_t map =
-        channel / params_.layout.offset_channels * shape.taps() + first_tap + own_tap;
-    MapCursor<Math> offset(params_.offset, row.at, 2 * map), mask(params_.mask, row.at, map);
-    uint32_t dy[kRounds], dx[kRounds], modulation[kRounds];
-#pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      dy[i] = dx[i] = modulation[i] = 0;
-      if (2 * i + own_tap < taps()) {
-        dy[i] = offset.load(0);
-        dx[i] = offset.load(1);
-        modulation[i] = mask.load(0);
-      }
-      offset.advance(4);
-      mask.advance(2);
-    }
+        static_cast<int32_t>(params_.offset_group.quotient(channel)) * shape.taps() + first_tap +
+        own_tap;
+    const MapCursor<Math> offset(params_.offset, row.at, 2 * map);
+    const MapCursor<Math> mask(params_.mask, row.at, map);
+    const auto exists = [&](int round) { return kTapsOfRound * round + own_tap < taps(); };
+    uint32_t shift[kRounds][2], modulation[kRounds][1];
+    offset.template load_rounds<kRounds, 2, 2 * kTapsOfRound>(shift, exists);
+    mask.template load_rounds<kRounds, 1, kTapsOfRound>(modulation, exists);
+    meanwhile();
+    take_loaded(shift);
+    take_loaded(modulation);
     const uint32_t pixel_bytes = params_.layout.channels * kElementBytes;
     const float y = shape.origin_y(row.at.p, 0), x = shape.origin_x(row.at.q, 0);
-    __syncwarp();  // the previous plan has been read
+    if constexpr (kTurns == 1) __syncwarp();  // the previous plan has been read
     uint32_t outside_rows = 0;
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
-      const int32_t tap = first_tap + 2 * i + own_tap;
+      const int32_t in_chunk = kTapsOfRound * i + own_tap, tap = first_tap + in_chunk;
       const int32_t r = params_.kernel_width.quotient(tap), s = tap - r * shape.S;
-      const float m = mask.absent() ? 1.f : mask.value(modulation[i]);
+      const float m = mask.absent() ? 1.f : mask.value(modulation[i][0]);
       const FusedSample sample = fused_sample(
-          y + static_cast<float>(r * shape.dil_h) + offset.value(dy[i]),
-          x + static_cast<float>(s * shape.dil_w) + offset.value(dx[i]), row.exists ? m : 0.f,
+          y + static_cast<float>(r * shape.dil_h) + offset.value(shift[i][0]),
+          x + static_cast<float>(s * shape.dil_w) + offset.value(shift[i][1]), row.exists ? m : 0.f,
           shape.H, shape.W, shape.W * pixel_bytes, pixel_bytes, image_base);
       const uint32_t rows = __ballot_sync(~0u, sample.outside || !row.exists);
-      if (lane_ == 2 * i) outside_rows = rows & 0xffffu;
-      if (lane_ == 2 * i + 1) outside_rows = rows >> 16;
-      if (2 * i + own_tap < kPlanTaps) {
-        plan_[t].weight[2 * i + own_tap][own_row] = Math::weights(sample.weight);
-        plan_[t].corner[2 * i + own_tap][own_row] = sample.corner;
+      if (lane_ == kTapsOfRound * i + 2 * set) outside_rows = rows & 0xffffu;
+      if (lane_ == kTapsOfRound * i + 2 * set + 1) outside_rows = rows >> 16;
+      if (in_chunk < kPlanTaps) {
+        plan_[t].weight[in_chunk][own_row] = Math::weights(sample.weight);
+        plan_[t].corner[in_chunk][own_row] = sample.corner;
       }
     }
-    if (lane_ < kPlanTaps) plan_[t].outside[lane_] = outside_rows;
-    chunk_ |= __ballot_sync(~0u, outside_rows != 0) << (kTilesAt * t);
-    __syncwarp();
+    if (lane_ < kPlanTaps && (kTurns == 1 || lane_ / 2 % 2 == set)) {
+      plan_[t].outside[lane_] = outside_rows;
+    }
+    if constexpr (kTurns == 1) {
+      chunk_ |= __ballot_sync(~0u, outside_rows != 0) << (kTilesAt * t);
+      __syncwarp();
+    } else {
+      ptx::meet(1 + in_set(threadIdx.x / 32), 64);  // the other warp has planned its half
+      outside_rows = lane_ < kPlanTaps ? plan_[t].outside[lane_] : 0;
+      chunk_ |= __ballot_sync(~0u, outside_rows != 0);
+    }
   }
 
   __device__ __forceinline__ int32_t taps() const { return chunk_ >> kTapsAt; }
 
   __device__ __forceinline__ void advance() {
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) pass_step();
+  }
+  __device__ __forceinline__ void pass_step() {
     if (++tap_ < taps()) return;
     tap_ = 0;
     left_ -= kSliceBytes;
@@ -259,7 +240,7 @@ class WideGather {
   __device__ __forceinline__ void clear(uint32_t (&value)[4][4], int32_t tap, int t) const {
     const int lane = unkept(lane_);
     const uint32_t rows = plan_[t].outside[tap] >> (lane / 4);
-    const int32_t left = left_ + (t + 1 == kRowTiles && tap_ == 0 ? kSliceBytes : 0);
+    const int32_t left = left_ + (t + 1 == kRowTiles && tap_ <= tap ? kSliceBytes : 0);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const bool outside = rows >> (i / 2 * 8) & 1u;

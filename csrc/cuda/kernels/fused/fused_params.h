@@ -41,11 +41,11 @@ struct FpropParams {
   ConvShape shape;
   FusedLayout layout;
   // What follows from the shape and the tile, set by the launcher.
-  uint32_t pixels;                                    // of the output
-  int32_t pixel_tiles;                                // of the output pixels
-  PixelWalk walk;                                     // or one that is given
-  CellWalk cells;                                     // of tiles for narrow offset groups
-  Divisor channel_tiles, kernel_width, offset_group;  // tiles of a group; S; channels
+  uint32_t pixels;                                          // of the output
+  int32_t pixel_tiles;                                      // of the output pixels
+  PixelWalk walk;                                           // or one that is given
+  CellWalk cells;                                           // of tiles for narrow offset groups
+  Divisor channel_tiles, kernel_width, taps, offset_group;  // tiles of a group; S; R * S; channels
   int32_t part_steps, longer_parts;  // steps of a part of split_k; parts that have one more
 
   const void* input;  // [N, H, W, layout.channels], vectors aligned

@@ -114,6 +114,17 @@ __device__ __forceinline__ FusedSample fused_sample(float y, float x, float mask
           sample.outside};
 }
 
+// Between loads and their use: without it the compiler converts values in the branches in which
+// they are loaded, so that a load is waited for before the next one is issued.
+template <int kRounds, int kCount>
+__device__ __forceinline__ void take_loaded(uint32_t (&loaded)[kRounds][kCount]) {
+#pragma unroll
+  for (auto& round : loaded) {
+#pragma unroll
+    for (uint32_t& value : round) ptx::take(value);
+  }
+}
+
 // A map at one output pixel, channel by channel. Values are f32, or of the image's 16-bit type.
 // Loading and reading are apart, so that many loads are on their way before one is waited for.
 template <class Math>
@@ -133,6 +144,35 @@ class MapCursor {
     if (narrow_) return __ldg(reinterpret_cast<const uint16_t*>(from));
     return __ldg(reinterpret_cast<const uint32_t*>(from));
   }
+  // kCount values for each round, kApart channels between rounds, 0 where !exists(round). One
+  // branch decides of which type all are; what is loaded has to be taken (take_loaded) before it is
+  // used.
+  template <int kRounds, int kCount, int kApart, class Exists>
+  __device__ __forceinline__ void load_rounds(uint32_t (&loaded)[kRounds][kCount],
+                                              Exists exists) const {
+    const auto load_all = [&](auto type) {
+      using Word = decltype(type);
+#pragma unroll
+      for (int i = 0; i < kRounds; ++i) {
+#pragma unroll
+        for (int c = 0; c < kCount; ++c) {
+          const uint8_t* from = at_ + (i * kApart + c) * step_;
+          loaded[i][c] = exists(i) ? __ldg(reinterpret_cast<const Word*>(from)) : 0;
+        }
+      }
+    };
+    if (absent_) {
+#pragma unroll
+      for (auto& round : loaded) {
+#pragma unroll
+        for (uint32_t& value : round) value = 0;
+      }
+    } else if (narrow_) {
+      load_all(uint16_t{});
+    } else {
+      load_all(uint32_t{});
+    }
+  }
   __device__ __forceinline__ float value(uint32_t loaded) const {
     if constexpr (sizeof(Element) == 2) {
       if (narrow_) return Math::wide(loaded);
@@ -140,7 +180,6 @@ class MapCursor {
     return __uint_as_float(loaded);
   }
   __device__ __forceinline__ bool absent() const { return absent_; }
-  __device__ __forceinline__ void advance(int channels) { at_ += channels * step_; }
 
  private:
   using Element = typename Math::Element;

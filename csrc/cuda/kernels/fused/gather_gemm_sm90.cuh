@@ -4,7 +4,8 @@
 //   grid      x: tiles of kTilePixels pixels of the result, of which a CTA walks several
 //             y: tiles of kTileChannels channels of the result, of each convolution group
 //             z: parts of the steps, split_k, which are the CTAs of a cluster
-//   CTA       kThreads / 128 warpgroups; each multiplies 64 pixels by all channels of the tile
+//   CTA       kThreads / 128 warpgroups; each multiplies 64 pixels by all channels of the tile, or
+//             two share them and take turns at the steps, each with a ring of weight tiles
 //   step      a tap of a slice (fused_layout.h). Each warp gathers its 16 pixels' values into
 //             fragments of A while the loads of the next step are on their way; the weight tile of
 //             the step, packed and swizzled, comes by a bulk copy (weight_tiles.cuh)
@@ -52,6 +53,16 @@ __device__ __forceinline__ int32_t first_step(const FpropParams& params, int32_t
   return part * params.part_steps + min(part, params.longer_parts);
 }
 
+// step_at, quicker where all taps are one chunk of the only block.
+__device__ __forceinline__ FusedStep find_step(const FpropParams& params, int32_t step) {
+  const FusedLayout& layout = params.layout;
+  if (layout.blocks > 1 || layout.chunk_taps != static_cast<int32_t>(params.taps.value)) {
+    return step_at(layout, params.shape.taps(), step);
+  }
+  const auto slice = static_cast<int32_t>(params.taps.quotient(step));
+  return {0, 0, slice, step - slice * layout.chunk_taps};
+}
+
 // Every tile of the pixels is walked, in the order of tile_row.
 struct AllTiles {
   static __device__ __forceinline__ int32_t tiles(const FpropParams& params) {
@@ -74,22 +85,26 @@ struct AllTiles {
   }
 };
 
-// Asks for the weight of a tile of channels, from that step on: of as many channels as there are.
+// Asks for the weight of a tile of channels, from that step on, for `steps` on each of the passes:
+// of as many channels as there are. Warps that take turns ask for every other step.
 template <class Config>
 __device__ __forceinline__ void start_weights(const FpropParams& params,
                                               typename Config::Weights& weights, int32_t group,
-                                              int32_t channel_tile, int32_t step) {
+                                              int32_t channel_tile, int32_t step, int32_t steps,
+                                              int32_t passes) {
   constexpr int kTilePieces = Config::kTileChannels / kPieceChannels;
   constexpr int kPieceBytes = kPieceChannels * kSliceBytes;
   constexpr int kParts = weight_parts(Config::Math::kKind);
   const int32_t pieces = tiles_of(params.shape.output_channels_per_group(), kPieceChannels);
   const int32_t first = channel_tile * kTilePieces;
   const int64_t of_step = int64_t{group} * params.layout.steps + step;
-  weights.start({static_cast<const uint8_t*>(params.weight) +
-                     (of_step * kParts * pieces + first) * kPieceBytes,
-                 static_cast<uint32_t>(min(pieces - first, kTilePieces) * kPieceBytes),
-                 static_cast<uint32_t>(pieces * kPieceBytes),
-                 static_cast<uint32_t>(kParts * pieces * kPieceBytes)});
+  const WeightSource source = {
+      static_cast<const uint8_t*>(params.weight) +
+          (of_step * kParts * pieces + first) * kPieceBytes,
+      static_cast<uint32_t>(min(pieces - first, kTilePieces) * kPieceBytes),
+      static_cast<uint32_t>(pieces * kPieceBytes),
+      static_cast<uint32_t>(Config::tile.turns * kParts * pieces * kPieceBytes)};
+  weights.start(source, steps, passes);
 }
 
 template <class Config>
@@ -99,10 +114,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   extern __shared__ uint8_t shared_memory[];
   const uint32_t start = ptx::shared_address(shared_memory);
   const uint32_t aligned = (start + kTileAlignment - 1) & ~(kTileAlignment - 1u);
-  const ConvShape& shape = params.shape;
-  const FusedLayout& layout = params.layout;
 
-  const int thread = kept(threadIdx.x);
+  constexpr int kTurns = Config::tile.turns, kSetThreads = Config::kThreads / kTurns;
+  const int thread = kept(kTurns == 1 ? threadIdx.x : threadIdx.x % kSetThreads);  // of its set
+  const int set = kTurns == 1 ? 0 : threadIdx.x / kSetThreads;  // begins with step `begin` + set
   const int32_t begin = first_step(params, blockIdx.z), end = first_step(params, blockIdx.z + 1);
   const int32_t group = params.channel_tiles.quotient(blockIdx.y);
   const int32_t channel_tile = blockIdx.y - group * params.channel_tiles.value;
@@ -110,9 +125,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (blockIdx.x >= tiles) return;
   if (params.converted) ptx::wait_for_previous_grid();  // it converts the image
   TileBias<Config>(params, group, channel_tile).prefetch();
-  typename Config::Weights weights(aligned, end - begin, (tiles - 1 - blockIdx.x) / gridDim.x + 1,
-                                   thread);
-  float* const bias = reinterpret_cast<float*>(shared_memory + (weights.end() - start));
+  constexpr int kWeightsStride = weights_stride(Config::tile, Math::kKind);
+  const int32_t own_steps = (end - begin + kTurns - 1 - set) / kTurns;
+  typename Config::Weights weights(aligned + set * kWeightsStride, own_steps, thread);
+  const uint32_t weights_end = weights.end() + (kTurns - 1 - set) * kWeightsStride;
+  float* const bias = reinterpret_cast<float*>(shared_memory + (weights_end - start));
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
   typename Config::Gather gather(params, plans, group, thread);
   const auto row_of = [&](int32_t tile) {
@@ -132,16 +149,31 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     for (float& total : totals) total = 0.f;
 
     for (int32_t step = begin; step < end;) {
-      const FusedStep at = step_at(layout, shape.taps(), step);
-      int32_t left = min(end - step, gather.run_length(params, at));
-      step += left;
-      gather.begin(row_of(tile), at);
-      if (!started) {
-        const float own_bias = TileBias<Config>(params, group, channel_tile).load();
-        start_weights<Config>(params, weights, group, channel_tile, begin);
+      const FusedStep at = find_step(params, step);
+      // Where it can, while the samples' offsets come.
+      const auto start_once = [&] {
+        if (started) return;
+        const uint32_t own_bias = TileBias<Config>(params, group, channel_tile).load();
+        start_weights<Config>(params, weights, group, channel_tile, begin + set, own_steps,
+                              (tiles - 1 - blockIdx.x) / gridDim.x + 1);
         TileBias<Config>::store(own_bias, bias);
-        started = true;
+      };
+      int32_t left = min(end - step, gather.run_length(params, at));
+      if constexpr (kTurns == 1) {
+        step += left;
+        if constexpr (Config::kStartsInPlan) {
+          gather.begin(row_of(tile), at, start_once);
+        } else {
+          start_once();
+          gather.begin(row_of(tile), at);
+        }
+      } else {
+        step = end;  // it is one run (turns_fit)
+        left = own_steps;
+        gather.begin_turns(row_of(tile), at, set, start_once);
       }
+      if (!started) __syncthreads();
+      started = true;
       uint32_t a[16 * weight_parts(Math::kKind)] = {};
 #pragma unroll 1
       while (left-- > 0) {
@@ -177,14 +209,26 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     // Found again rather than kept: the loop above has no register to spare.
     asm volatile("" : "+r"(tile));
     Config::ended(params, gather, tile, sums);
-    const OutputTile<Math> out(params, bias, plans + thread / 32 * Config::kPlanBytes, group,
-                               channel_tile * Config::kTileChannels, row_of(tile),
-                               Config::kRunRows);
-    if (params.split_k == 1) {
-      store_tile<Config>(out, sums);
+    static_assert(kTurns == 1 || kTurns * kExchangeBytes <= Config::kPlanBytes);
+    const int own_set = kTurns == 1 ? 0 : unkept(threadIdx.x) / kSetThreads;
+    uint8_t* const plan = plans + thread / 32 * Config::kPlanBytes + own_set * kExchangeBytes;
+    const OutputTile<Math> out(params, bias, plan, group, channel_tile * Config::kTileChannels,
+                               row_of(tile), Config::kRunRows);
+    const auto store = [&](const auto& all, int first_store, uint32_t exchange) {
+      if (params.split_k == 1) {
+        store_tile(out, all, first_store);
+      } else {
+        store_split_tile<Config>(out, all, first_store, params.split_k, blockIdx.z, exchange);
+      }
+    };
+    constexpr int kTileStores = Config::kTileChannels / kChannelsPerStore;
+    if constexpr (kTurns == 1) {
+      store(sums, 0, Config::exchange(aligned, ptx::shared_address(plans)));
     } else {
-      store_split_tile<Config>(out, sums, params.split_k, blockIdx.z,
-                               Config::exchange(aligned, ptx::shared_address(plans)));
+      float own[Config::kTileChannels / 4];
+      add_turns<Config>(sums, own, own_set, aligned);
+      store(own, own_set * (kTileStores / 2), aligned + kWeightsStride);
+      break;  // there is a CTA for each tile
     }
   }
 }

@@ -1,11 +1,43 @@
-// The end of a tile whose steps are split among the CTAs of a cluster: they exchange their sums
-// through shared memory, and each stores a share of the channels.
+// The end of a tile whose steps are split: among two sets of warps of a CTA, which take turns, and
+// among the CTAs of a cluster. They exchange their sums through shared memory, and each stores a
+// share of the channels.
 #pragma once
 
 #include "../fprop/fprop_epilogue.cuh"
 #include "../ptx_sm90.cuh"
 
 namespace dcn {
+
+// Two sets of warps hold sums of this tile. Each goes on with those of half of the stores, the
+// first or the second, and adds up what both have of them.
+template <class Config>
+__device__ __forceinline__ void add_turns(const float (&sums)[Config::kTileChannels / 2],
+                                          float (&own)[Config::kTileChannels / 4], int set,
+                                          uint32_t exchange) {
+  constexpr int kOwn = Config::kTileChannels / 4, kSetThreads = Config::kThreads / 2;
+  constexpr int kVectors = kOwn / 4, kStride = kSetThreads * 16;  // [set][vector][thread]
+  static_assert(2 * kVectors * kStride <= Config::Weights::kBytes);
+  const uint32_t thread = exchange + threadIdx.x % kSetThreads * 16;
+  __syncthreads();  // nobody reads weights any more
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    float given[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) given[e] = set == 0 ? sums[kOwn + 4 * i + e] : sums[4 * i + e];
+    ptx::store_sums(thread + (set * kVectors + i) * kStride,
+                    make_float4(given[0], given[1], given[2], given[3]));
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const uint4 taken = ptx::load_shared(thread + ((set ^ 1) * kVectors + i) * kStride);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      own[4 * i + e] = (set == 0 ? sums[4 * i + e] : sums[kOwn + 4 * i + e]) +
+                       __uint_as_float(register_of(taken, e));
+    }
+  }
+}
 
 // The stores of a tile that one of the CTAs of a split finishes.
 struct OwnStores {
@@ -14,12 +46,12 @@ struct OwnStores {
 
 // split_k CTAs, a cluster, hold sums of this tile. Each finishes some of its stores: it adds up the
 // sums of all, in the order of the parts, from the others' shared memory, where every CTA has put
-// what it does not finish itself: at `exchange`, where its weights were.
-template <class Config>
+// what it does not finish itself: at `exchange`, where its weights were. `first_store`: of `sums`.
+template <class Config, int kSums>
 __device__ __forceinline__ void store_split_tile(const OutputTile<typename Config::Math>& out,
-                                                 const float (&sums)[Config::kTileChannels / 2],
+                                                 const float (&sums)[kSums], int first_store,
                                                  int32_t parts, int32_t part, uint32_t exchange) {
-  constexpr int kStores = Config::kTileChannels / kChannelsPerStore;
+  constexpr int kStores = kSums / kSumsPerStore;
   constexpr int kStride = Config::kThreads * 16;  // [store][4][thread]
   // Whose loads are on their way together, as registers allow it.
   constexpr int kPartsAtOnce = Config::kThreads > 256 ? 2 : 4;
@@ -81,7 +113,7 @@ __device__ __forceinline__ void store_split_tile(const OutputTile<typename Confi
         }
       }
     }
-    out.store(j, total);
+    out.store(first_store + j, total);
   }
   ptx::cluster_arrive();
   ptx::cluster_wait();  // the others have read

@@ -1,7 +1,8 @@
 // Packed weight tiles in shared memory: a ring of stages that bulk copies fill and warps release,
 // or all tiles of a CTA at once where they fit. One thread asks for copies; every warp waits.
 //
-// start() waits for the kernel that packs the weight; what does not need it comes before.
+// start() waits for the kernel that packs the weight; what does not need it comes before. A barrier
+// of the CTA lies between start() and the first wait().
 // A step calls wait() for its tile, release_previous() once its warpgroup's multiplications of the
 // step before have ended, and advance() last. Tiles are walked `passes` times, once for each tile
 // of pixels.
@@ -33,22 +34,20 @@ __device__ __forceinline__ void copy_tile(const WeightSource& source, uint32_t t
 template <int kTileBytes, int kParts>
 class ResidentWeights {
  public:
-  __device__ __forceinline__ ResidentWeights(uint32_t shared, int32_t steps, int32_t, int thread)
+  __device__ __forceinline__ ResidentWeights(uint32_t shared, int32_t steps, int thread)
       : tiles_(shared), arrived_(shared + steps * kTileBytes), tile_(shared), thread_(thread) {
     if (thread_ == 0) {
       ptx::barrier_init(arrived_, 1);
       ptx::barrier_init_fence();
     }
-    __syncthreads();
   }
 
   // Where the shared memory of the tiles ends.
   __device__ __forceinline__ uint32_t end() const { return arrived_ + kBarrierBytes; }
 
-  __device__ __forceinline__ void start(WeightSource source) {
+  __device__ __forceinline__ void start(WeightSource source, int32_t steps, int32_t) {
     if (thread_ != 0) return;
     ptx::wait_for_previous_grid();  // it packs the weight
-    const int32_t steps = (arrived_ - tiles_) / kTileBytes;
     ptx::expect_bytes(arrived_, steps * kParts * source.bytes);
     for (int32_t i = 0; i < steps; ++i) {
       copy_tile<kTileBytes, kParts>(source, tiles_ + i * kTileBytes, arrived_);
@@ -103,30 +102,27 @@ struct WeightRequests {
 template <int kTileBytes, int kParts, int kStages, int kWarps>
 class WeightRing {
  public:
-  __device__ __forceinline__ WeightRing(uint32_t shared, int32_t steps, int32_t passes, int thread)
+  static constexpr int kBytes = kStages * kTileBytes;
+
+  __device__ __forceinline__ WeightRing(uint32_t shared, int32_t, int thread)
       : tiles_(shared), thread_(thread) {
     if (thread_ == 0) {
-      const WeightRequests requests{{}, steps * passes, steps, steps};
-      requests.store_next(at_requests());
-      requests.store_fixed(at_requests());
       for (int i = 0; i < kStages; ++i) {
         ptx::barrier_init(full(i), 1);
         ptx::barrier_init(empty(i), kWarps);
       }
-      ptx::barrier_init_fence();
+      ptx::barrier_init_fence();  // it would wait for loads, were there any on their way
     }
-    __syncthreads();
   }
 
   __device__ __forceinline__ uint32_t end() const { return full(0) + kBarrierBytes; }
 
-  __device__ __forceinline__ void start(const WeightSource& source) {
+  __device__ __forceinline__ void start(const WeightSource& source, int32_t steps, int32_t passes) {
     if (thread_ != 0) return;
-    WeightRequests requests = WeightRequests::load(at_requests());
-    requests.source = source;
+    WeightRequests requests{source, steps * passes, steps, steps};
     requests.store_fixed(at_requests());
     ptx::wait_for_previous_grid();  // it packs the weight
-    for (int i = 0; i < kStages - 1; ++i) ask(i, requests);
+    for (int i = 0; i < (kAsksAtOnce ? kStages : kStages - 1); ++i) ask(i, requests);
   }
   __device__ __forceinline__ uint32_t wait() {
     ptx::barrier_wait(full(stage_), phase_);
@@ -135,14 +131,15 @@ class WeightRing {
 
   // Lets go of the stage of the step before, and fills the one before that again: all warps have
   // left it, or soon will. (At the second step that is a stage never used, whose barrier lets
-  // pass.)
+  // pass.) Of two stages, the one of the step before itself: the warps of a warpgroup, which
+  // multiply together, leave it at nearly the same time.
   __device__ __forceinline__ void release_previous() {
     if (!started_ || thread_ % 32 != 0) return;
     const bool wrapped = stage_ == 0;
     const uint32_t previous = wrapped ? kStages - 1 : stage_ - 1;
     ptx::barrier_arrive(empty(previous));
     if (thread_ != 0) return;
-    const uint32_t before = previous == 0 ? kStages - 1 : previous - 1;
+    const uint32_t before = kAsksAtOnce ? previous : previous == 0 ? kStages - 1 : previous - 1;
     WeightRequests requests = WeightRequests::load(at_requests());  // while the barrier is asked
     ptx::barrier_wait(empty(before), before > stage_ ? phase_ ^ 1u : phase_);
     ask(before, requests);
@@ -156,6 +153,9 @@ class WeightRing {
   }
 
  private:
+  static constexpr bool kAsksAtOnce = kStages == 2;
+  static_assert(kStages > 2 || (kAsksAtOnce && kWarps == 4));
+
   __device__ __forceinline__ uint32_t full(uint32_t i) const {
     return tiles_ + kStages * kTileBytes + i * 8;
   }

@@ -38,19 +38,13 @@ struct OgradSamples {
     const int32_t own_row = lane % kWarpPixels, own_tap = lane / kWarpPixels;
     const int32_t first = work.first_tap + own_tap, taps = work.taps;
     const int32_t map = work.offset_group * shape.taps() + first;
-    MapCursor<Math> offset(params.offset, row.at, 2 * map), mask(params.mask, row.at, map);
-    uint32_t dy[kRounds], dx[kRounds], modulation[kRounds];
-#pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      dy[i] = dx[i] = modulation[i] = 0;
-      if (2 * i + own_tap < taps) {
-        dy[i] = offset.load(0);
-        dx[i] = offset.load(1);
-        modulation[i] = mask.load(0);
-      }
-      offset.advance(4);
-      mask.advance(2);
-    }
+    const MapCursor<Math> offset(params.offset, row.at, 2 * map), mask(params.mask, row.at, map);
+    const auto exists = [&](int round) { return 2 * round + own_tap < taps; };
+    uint32_t shift[kRounds][2], modulation[kRounds][1];
+    offset.template load_rounds<kRounds, 2, 4>(shift, exists);
+    mask.template load_rounds<kRounds, 1, 2>(modulation, exists);
+    take_loaded(shift);
+    take_loaded(modulation);
     const uint32_t pixel_bytes = params.layout.channels * sizeof(typename Math::Element);
     __syncwarp();  // the previous plan has been read
 #pragma unroll
@@ -58,8 +52,8 @@ struct OgradSamples {
       const int32_t tap = 2 * i + own_tap;
       const int32_t r = params.kernel_width.quotient(first + 2 * i);
       const int32_t s = first + 2 * i - r * shape.S;
-      const float y = shape.origin_y(row.at.p, r) + offset.value(dy[i]);
-      const float x = shape.origin_x(row.at.q, s) + offset.value(dx[i]);
+      const float y = shape.origin_y(row.at.p, r) + offset.value(shift[i][0]);
+      const float x = shape.origin_x(row.at.q, s) + offset.value(shift[i][1]);
       const int32_t pixel = square_begin(y, shape.H) * shape.W + square_begin(x, shape.W);
       if (tap < taps) {
         plan.square[tap][own_row % 2 * 8 + own_row / 2] =
@@ -67,7 +61,7 @@ struct OgradSamples {
         plan.sums[tap][own_row] = {};
         plan.y[tap][own_row] = y;
         plan.x[tap][own_row] = x;
-        plan.mask[tap][own_row] = mask.absent() ? 1.f : mask.value(modulation[i]);
+        plan.mask[tap][own_row] = mask.absent() ? 1.f : mask.value(modulation[i][0]);
       }
     }
     __syncwarp();
