@@ -94,9 +94,9 @@ __device__ __forceinline__ void multiply_part(float (&gcol)[kOgradChannels / 2],
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) ptx::wgmma_wait(gcol, a[s]);
   } else {
-    // Tensor cores cut off what a sum cannot hold, so they sum up a slice only, and slices are added
-    // by additions that round. They cut the leading part off themselves. What an infinity leaves
-    // over is NaN.
+    // Tensor cores cut off what a sum cannot hold, so they sum up a slice only, and slices are
+    // added by additions that round. They cut the leading part off themselves. What an infinity
+    // leaves over is NaN.
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
       uint32_t trailing[16];

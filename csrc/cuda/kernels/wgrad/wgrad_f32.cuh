@@ -4,7 +4,7 @@
 //   gather    warps that fill rings of stages with values, transposed, and the gradient
 //             (wgrad_f32_gather.cuh)
 //   multiply  1 or 2 warpgroups: rows are output channels, columns channels of units, gemm_k
-//             pixels. A is loaded from the gradient's stage as fragments, and rounded or split there
+//             pixels. A is loaded from the gradient's stage as fragments, rounded or split there
 //   step      32 output pixels
 //
 // Warps that gather wait for nobody but a stage: a warpgroup that multiplied what its warps gather
