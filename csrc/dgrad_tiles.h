@@ -27,8 +27,8 @@ constexpr int block_plan_bytes(FusedMath math) {
 constexpr FpropTile kDgradTiles[] = {
     {64, 64, false, 4, 2, true, {620, 720, 1260}},
     {256, 64, false, 4, 1, false, {1440, 1580, 0}},
-    {128, 64, false, 4, 2, true, {810, 960, 1720}},
-    {128, 128, false, 4, 2, true, {930, 1060, 2190}},
+    {128, 64, false, 4, 2, true, {810, 960, 1550}},
+    {128, 128, false, 4, 2, true, {930, 1060, 1870}},
     {128, 256, false, 3, 2, true, {1290, 1540, 0}},
 };
 constexpr int kDgradTileCount = sizeof(kDgradTiles) / sizeof(kDgradTiles[0]);

@@ -21,12 +21,18 @@ constexpr int64_t kTileNs = 7000;
 constexpr int64_t kPartBytesPerNs = 1000;
 
 // Where fused is quicker than im2col_gemm (H200, 3x3 kernels). A smaller call lasts as long as its
-// dozen launches: 2 x 64 x 32 x 32 takes 71 us by im2col_gemm, 99 by fused. Columns cost memory
-// traffic in proportion to the channels, products in proportion to their square, and cuBLAS
-// multiplies better than these kernels do: at 512 x 256 channels both take the same, at 512 x 512
-// fused takes 1.6 times as long in 16 bits, 1.7 in tf32 and 1.3 with 3xTF32.
-constexpr int64_t kLeastProducts = int64_t{1} << 29;
-constexpr int32_t kMostChannels = 256;  // in or out, whichever are fewer
+// dozen launches: 2 x 64 x 32 x 32 takes 71 us by im2col_gemm, 99 by fused; with 3xTF32, where
+// im2col_gemm has no tensor cores, 65 and 54. Columns cost memory traffic in proportion to the
+// channels, products in proportion to their square, and cuBLAS multiplies better than these kernels
+// do: at 512 x 256 channels both take the same, at 512 x 512 fused takes 1.6 times as long in 16
+// bits and 1.7 in tf32; with 3xTF32 0.92 times.
+int64_t least_products(const ConvShape& shape, FusedMath math) {
+  const bool small = math == FusedMath::k3xTf32 && shape.taps() >= kPlanTaps && !scatters(shape);
+  return int64_t{1} << (small ? 26 : 29);
+}
+constexpr int32_t most_channels(FusedMath math) {  // in or out, whichever are fewer
+  return math == FusedMath::k3xTf32 ? 512 : 256;
+}
 
 // The channels of a tile share their samples.
 bool within_offset_group(const ConvShape& shape, int channels) {
@@ -66,22 +72,37 @@ int64_t estimate(const ConvShape& chunk, const DgradPlan& plan, FusedMath math, 
                    exchange_ns(tile, plan.split_k));
 }
 
-DgradPlan plan_dgrad(const ConvShape& shape, FusedMath math, int multiprocessors,
-                     int64_t allowance) {
+// With 3xTF32, beside other gradients. Their CTAs fill what those of tiles leave, and each part
+// plans its samples anew: not more than two parts where these have a round, and one part only where
+// tiles nearly have one. By 1, 2, 3 and 4 parts the whole backward pass takes (H200, us; by their
+// own time 4 parts were the quickest): 2 x 512 x 25 x 42 to 512 channels 626, 514, 553, 562; 6 x
+// 512 x 19 x 34 to 256 567, 462, 474, 485; 2 x 256 x 50 x 84 to 256 546, 503, 504, 505.
+bool suits_others(int64_t tiles, int parts, int multiprocessors) {
+  if (2 * tiles <= multiprocessors) return true;
+  return parts == 2 || (parts == 1 && 4 * tiles > 3 * multiprocessors);
+}
+
+DgradPlan plan_dgrad(const ConvShape& shape, FusedMath math, int multiprocessors, int64_t allowance,
+                     bool alone) {
   const FusedLayout grad_layout = fused_layout(transposed(shape), element_bytes(math));
   ConvShape chunk = shape;
   const int32_t most = images_of_chunk(shape, grad_layout.channels, allowance);
   chunk.N = static_cast<int32_t>(tiles_of(shape.N, tiles_of(shape.N, most)));  // even chunks
   DgradPlan best;
   int64_t best_time = std::numeric_limits<int64_t>::max();
+  bool best_suits = false;
   for (int t = 0; t < kDgradTileCount; ++t) {
+    const int64_t tiles = dgrad_tiles(chunk, kDgradTiles[t]);
     for (int parts = 1; parts <= kMostParts; ++parts) {
       if (!dgrad_fits(kDgradTiles[t], shape, math, grad_layout.steps, parts)) continue;
       const DgradPlan plan = dgrad_candidate(chunk, grad_layout, math, t, parts);
       const int64_t time = estimate(chunk, plan, math, grad_layout.steps, multiprocessors);
-      if (time >= best_time) continue;
+      const bool suits =
+          alone || math != FusedMath::k3xTf32 || suits_others(tiles, parts, multiprocessors);
+      if (suits < best_suits || (suits == best_suits && time >= best_time)) continue;
       best = plan;
       best_time = time;
+      best_suits = suits;
     }
   }
   if (best.tile < 0) throw std::invalid_argument("the fused input gradient has no such tile");
@@ -168,7 +189,8 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
   }
   if (output_mask[0]) {
     const int64_t taken = workspace_bytes(plan, shape);
-    plan.dgrad = plan_dgrad(shape, math, multiprocessors, kMostWorkspace - taken);
+    const bool alone = !plan.ograd && plan.wgrad.tile < 0;
+    plan.dgrad = plan_dgrad(shape, math, multiprocessors, kMostWorkspace - taken, alone);
     if (plan.owgrad) share_with_dgrad(plan.wgrad, plan.dgrad, shape, math, multiprocessors);
   }
   return plan;
@@ -180,7 +202,7 @@ bool worth_fused_backward(const ConvShape& shape, FusedMath math) {
   const int64_t products =
       shape.output_pixels() * shape.output_channels_per_group() * shape.gemm_k() * shape.G;
   const int32_t channels = std::min(shape.channels_per_group(), shape.output_channels_per_group());
-  return products >= kLeastProducts && channels <= kMostChannels;
+  return products >= least_products(shape, math) && channels <= most_channels(math);
 }
 
 std::string why_not_fused_backward(const ConvShape& shape, FusedMath math,

@@ -31,9 +31,9 @@ struct OgradTile {
 };
 constexpr OgradTile kOgradTiles[] = {
     {4, 1, 1, 4, 4, false, {1900, 0, 0}},   {3, 1, 1, 4, 8, true, {1350, 1840, 0}},
-    {3, 2, 1, 3, 4, true, {1800, 0, 0}},    {2, 2, 1, 3, 4, true, {1700, 1500, 2300}},
+    {3, 2, 1, 3, 4, true, {1800, 0, 2850}}, {2, 2, 1, 3, 4, true, {1700, 1500, 0}},
     {2, 4, 1, 3, 8, true, {1640, 1860, 0}}, {2, 4, 2, 3, 4, true, {0, 3200, 0}},
-    {2, 2, 2, 3, 4, true, {0, 0, 3800}},
+    {2, 2, 2, 3, 4, true, {0, 0, 3400}},
 };
 constexpr int kOgradTileCount = sizeof(kOgradTiles) / sizeof(kOgradTiles[0]);
 

@@ -12,7 +12,7 @@ namespace dcn {
 struct WgradTile {
   int units;
   int channels;    // output channels
-  int unit_warps;  // that share the pixels of a unit: a warpgroup in 16 bits, one or two in f32
+  int unit_warps;  // that share the pixels of a unit: a warpgroup in 16 bits, two warps in f32
   // Nanoseconds of a step of a CTA with 16-bit, tf32 and 3xTF32 arithmetic, on an H200 whose
   // multiprocessors are all at it. 0: not compiled.
   int step_ns[3];
@@ -26,8 +26,8 @@ constexpr WgradTile kWgradTiles[] = {
     // A gather serves 256 channels.
     {2, 256, 4, {1670, 0, 0}, 3150},
     // Tiles of 6 leave no rest of a 3x3 kernel's units of an even number of slices.
-    {6, 64, 1, {0, 1700, 2700}, 0},
-    {4, 128, 2, {0, 1150, 1950}, 0},
+    {6, 64, 2, {0, 1300, 1950}, 0},
+    {4, 128, 2, {0, 1150, 1750}, 0},
     // Three products have no registers for more.
     {4, 256, 2, {0, 2150, 0}, 0},
 };

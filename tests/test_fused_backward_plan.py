@@ -46,8 +46,9 @@ def test_gradients_that_are_not_asked_for_take_no_memory(case, kind):
             assert chosen.deterministic
 
 
-# What an H200 measured, in each arithmetic alike: small calls last as long as their launches, and
-# where channels are many cuBLAS multiplies better. Deterministic mode takes fused all the same.
+# What an H200 measured, but in float32, where fused is quicker throughout: small calls last as long
+# as their launches, and where channels are many cuBLAS multiplies better. Deterministic mode takes
+# fused all the same.
 # Narrow offset groups are scattered: as im2col_gemm does, in no order.
 TAKES_IM2COL = {"seed-small", "rcnn-c5"}
 
@@ -56,7 +57,7 @@ TAKES_IM2COL = {"seed-small", "rcnn-c5"}
 @EACH_ARITHMETIC
 def test_the_plan_takes_what_was_quicker(layer, kind):
     case = case_of(layer)
-    fused = layer.name not in TAKES_IM2COL
+    fused = kind.name == "f32" or layer.name not in TAKES_IM2COL
     assert plan(case, kind).algorithm == ("fused" if fused else "im2col_gemm")
     if why_not(case, kind, deterministic=True) == "":
         assert plan(case, kind, deterministic=True).algorithm == "fused"

@@ -141,6 +141,21 @@ TEST(Plan, ManyImagesAreWalkedInEvenChunks) {
   EXPECT_LE(plan.landing_bytes, 64 * kMiB);
 }
 
+// Of 136, 138 and 80 tiles, which leave many multiprocessors without one in their last round, and
+// of 128, which do not. Alone, more parts are quicker.
+TEST(Plan, PartsOfF32LeaveRoomForOtherGradients) {
+  const auto parts = [](const ConvShape& shape, FusedMath math, std::array<bool, 5> mask) {
+    return plan_fused_backward(shape, math, kMultiprocessors, mask).dgrad.split_k;
+  };
+  constexpr std::array<bool, 5> kInput = {true, false, false, false, false};
+  for (const int i : {3, 6, 7}) {
+    EXPECT_EQ(parts(kLayers[i], FusedMath::k3xTf32, kAll), 2) << i;
+    EXPECT_GT(parts(kLayers[i], FusedMath::k3xTf32, kInput), 2) << i;
+  }
+  EXPECT_EQ(parts(kLayers[1], FusedMath::k3xTf32, kAll), 1);
+  EXPECT_EQ(parts(kLayers[0], FusedMath::k3xTf32, kAll), 3);  // fills no device
+}
+
 TEST(WhyNot, OtherDevices) {
   EXPECT_NE(
       why_not_fused_backward(kLayers[0], FusedMath::kF16, {80, kMultiprocessors}, kAll).find("9.x"),

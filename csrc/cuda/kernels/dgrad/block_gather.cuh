@@ -54,9 +54,8 @@ struct BlockSums {
           for (int k = 0; k < 2; ++k) take(register_of(vector[i + k], j), b[k], trailing_b[k]);
           MmaOf<Math>::mma(sum[j], a, b[0], b[1]);
           if constexpr (kSplit) {
-            // Apart, so that the tensor cores, which cut off, have little to cut.
-            MmaOf<Math>::mma(small[j], trailing_a, b[0], b[1]);
-            MmaOf<Math>::mma(small[j], a, trailing_b[0], trailing_b[1]);
+            MmaOf<Math>::mma(sum[j], trailing_a, b[0], b[1]);
+            MmaOf<Math>::mma(sum[j], a, trailing_b[0], trailing_b[1]);
           }
         }
       }
@@ -72,7 +71,7 @@ struct BlockSums {
         if constexpr (kShort) {
           value[i][k] = Math::pack(sum[2 * k][i], sum[2 * k + 1][i]);
         } else if constexpr (kSplit) {
-          value[i][k] = __float_as_uint(sum[k][i] + small[k][i]);
+          value[i][k] = __float_as_uint(sum[k][i]);
         } else {
           value[i][k] = rounded_when_cut(sum[k][i]);
         }
@@ -99,7 +98,6 @@ struct BlockSums {
   }
 
   float sum[kElements][4] = {};
-  float small[kSplit ? kElements : 1][4] = {};
 
  private:
   // The trailing part is cut off by the tensor cores. That of an infinity is NaN.

@@ -23,7 +23,8 @@ struct DgradConfig : AllTiles {
   static constexpr bool kExactSums = Math::kKind == FusedMath::k3xTf32;
   static constexpr bool kOverlap = tile.overlap && !kExactSums;
   static constexpr bool kStartsInPlan = false, kWaitsInStep = false;
-  using Gather = BlockGather<Math, kExactSums ? 1 : tile.rows_in_flight>;
+  static constexpr bool kKeepsInfinity = false;  // the second kernel does
+  using Gather = BlockGather<Math, tile.rows_in_flight>;
   using Weights = WeightRing<kTileBytes, weight_parts(Math::kKind), tile.stages, kThreads / 32>;
 
   static int64_t rows(const DgradParams& params) { return dgrad_rows(params.shape); }
@@ -73,6 +74,7 @@ struct IrregularDgradConfig : DgradConfig<Math, 0> {
   using Gather = IrregularGather<Math>;
   using Weights = WeightRing<Base::kTileBytes, weight_parts(Math::kKind), kIrregularStages,
                              Base::kThreads / 32>;
+  static constexpr bool kKeepsInfinity = true;
   static constexpr bool kOverlap = false;
 
   static __device__ __forceinline__ int32_t tiles(const DgradParams& params) {

@@ -117,12 +117,13 @@ __device__ __forceinline__ uint32_t rounded_when_cut(float value) {
 }
 
 // Bits of an f32 value to its leading part, rounded, and the rest, which tensor cores cut off: half
-// of the time above zero, half below.
+// of the time above zero, half below. An infinity leaves nothing over or, where it need not be
+// kept, NaN.
+template <bool kKeepsInfinity = true>
 __device__ __forceinline__ void split_tf32(uint32_t value, uint32_t& leading, uint32_t& trailing) {
   leading = (value + 0x1000u) & ~0x1fffu;  // that of a NaN may be 0
-  // Infinity leaves nothing over, and not the NaN of its difference.
-  trailing =
-      leading == value ? 0 : __float_as_uint(__uint_as_float(value) - __uint_as_float(leading));
+  const uint32_t left = __float_as_uint(__uint_as_float(value) - __uint_as_float(leading));
+  trailing = kKeepsInfinity && leading == value ? 0 : left;
 }
 
 // f32 values; 3xTF32 splits them later, and needs them unrounded. For tf32 weights round.

@@ -65,6 +65,7 @@ __device__ __forceinline__ FusedStep find_step(const FpropParams& params, int32_
 
 // Every tile of the pixels is walked, in the order of tile_row.
 struct AllTiles {
+  static constexpr bool kKeepsInfinity = true;  // what it leaves over is 0
   static __device__ __forceinline__ int32_t tiles(const FpropParams& params) {
     return params.pixel_tiles;
   }
@@ -192,7 +193,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
         weights.release_previous();
         const uint32_t b = weights.wait();
-        to_fragments<Math>(value, swaps_halves<Config>(thread), a);
+        to_fragments<Math, Config::kKeepsInfinity>(value, swaps_halves<Config>(thread), a);
         ptx::wgmma_fence();
         multiply_step<Math>(sums, a, b, Config::kTileChannels * kSliceBytes);
         ptx::wgmma_commit();

@@ -33,12 +33,6 @@ struct OgradConfig {
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kTilePixels = kWarpPixels * kWarps;
   static constexpr int kParts = weight_parts(Math::kKind);
-  // Three products take long enough to be worth it that dot products of the step before are added
-  // meanwhile.
-  static constexpr bool kOverlap = kParts == 2 && kPanelParts == 1;
-  // Where a panel is too long to be kept split.
-  static constexpr bool kSplitsLate = kParts == 2 && kPanelParts > 1;
-  static constexpr int kFragments = 16 * (kSplitsLate ? 1 : kParts);  // of a slice
   using Ring = OgradRing<kParts, kSlices, kPanelParts, tile.stages, kWarps>;
   using Dots =
       std::conditional_t<sizeof(typename Math::Element) == 2, MmaDots<Math, tile.ahead, kRagged>,
@@ -48,12 +42,11 @@ struct OgradConfig {
 };
 
 // This lane's part of its two rows of grad, as fragments of A; zeros beyond the last slice. With
-// 3xTF32 each slice's 16 registers of trailing parts follow those of the leading ones, or both are
-// made late.
-template <class Math, int kSlices, int kFragments>
+// 3xTF32 they are split late: a panel that is split takes twice the registers.
+template <class Math, int kSlices>
 __device__ __forceinline__ void load_grad(const OgradParams& params, const TileRow& row, int lane,
                                           int32_t group, int32_t panel,
-                                          uint32_t (&a)[kSlices][kFragments]) {
+                                          uint32_t (&a)[kSlices][16]) {
   constexpr int kElementBytes = sizeof(typename Math::Element);
   const FusedLayout& layout = params.grad_layout;
   const int64_t pixel = int64_t{row.at.n} * params.shape.output_pixels_per_image() +
@@ -80,47 +73,11 @@ __device__ __forceinline__ void load_grad(const OgradParams& params, const TileR
       for (int i = 0; i < 4; ++i) {
         const uint32_t value = register_of(vector, i);
         const int at = half % 2 * 8 + 2 * i + r;
-        if constexpr (kFragments == 32) {
-          split_tf32(value, a[half / 2][at], a[half / 2][16 + at]);
-        } else if constexpr (Math::kKind == FusedMath::kTf32) {
-          a[half / 2][at] = Math::rounded(value);
-        } else {
-          a[half / 2][at] = value;
-        }
+        a[half / 2][at] = Math::kKind == FusedMath::kTf32 ? Math::rounded(value) : value;
       }
     }
   }
 }
-
-// gcol of a step with 3xTF32, by multiplications that are under way from start() to finish().
-// Tensor cores cut off what a sum cannot hold, so they sum up a slice only, and slices are added by
-// additions that round.
-template <int kSlices>
-class PanelProducts {
- public:
-  __device__ __forceinline__ void start(uint32_t (&a)[kSlices][32], uint32_t tiles) {
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int s = 0; s < kSlices; ++s) {
-      multiply_step<Math3xTf32>(sums_[s], a[s], tiles + s * 2 * kOgradTileBytes, kOgradTileBytes);
-    }
-    ptx::wgmma_commit();
-  }
-  __device__ __forceinline__ void finish(uint32_t (&a)[kSlices][32],
-                                         float (&gcol)[kOgradChannels / 2]) {
-#pragma unroll
-    for (int s = 0; s < kSlices; ++s) ptx::wgmma_wait(sums_[s], a[s]);
-#pragma unroll
-    for (int i = 0; i < kOgradChannels / 2; ++i) {
-      gcol[i] = sums_[0][i];
-#pragma unroll
-      for (int s = 1; s < kSlices; ++s) gcol[i] += sums_[s][i];
-    }
-  }
-
- private:
-  float sums_[kSlices][kOgradChannels / 2];
-};
 
 // gcol of a part of a panel at once, beside what is there if `add`.
 template <class Math, int kSlices>
@@ -137,15 +94,16 @@ __device__ __forceinline__ void multiply_part(float (&gcol)[kOgradChannels / 2],
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) ptx::wgmma_wait(gcol, a[s]);
   } else {
-    // Slice by slice. Tensor cores cut the leading part off themselves.
+    // Tensor cores cut off what a sum cannot hold, so they sum up a slice only, and slices are
+    // added by additions that round. They cut the leading part off themselves. What an infinity
+    // leaves over is NaN.
 #pragma unroll
     for (int s = 0; s < kSlices; ++s) {
       uint32_t trailing[16];
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
-        const float value = __uint_as_float(a[s][i]);
         const float leading = __uint_as_float(a[s][i] & ~0x1fffu);
-        trailing[i] = leading == value ? 0 : rounded_when_cut(value - leading);
+        trailing[i] = rounded_when_cut(__uint_as_float(a[s][i]) - leading);
       }
       const uint32_t tile = tiles + s * 2 * kOgradTileBytes;
       float sums[kOgradChannels / 2];
@@ -208,7 +166,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       const TileRow row = row_of();
       const int32_t first_image = __shfl_sync(~0u, row.at.n, 0);
       const int32_t group = pass / work.panels, panel = pass - group * work.panels;
-      uint32_t a[Config::kPanelParts][Config::kSlices][Config::kFragments];
+      uint32_t a[Config::kPanelParts][Config::kSlices][16];
 #pragma unroll
       for (int part = 0; part < Config::kPanelParts; ++part) {
         load_grad<Math>(params, row, lane, work.first_group + group,
@@ -220,34 +178,14 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                  params.channels * kElementBytes);
       int32_t left = work.chunks * work.taps;
       float gcol[kOgradChannels / 2];
-      if constexpr (Config::kOverlap) {
-        PanelProducts<Config::kSlices> products;
-        uint32_t tiles = ring.wait();
-        products.start(a[0], tiles);
-        products.finish(a[0], gcol);
 #pragma unroll 1
-        for (;;) {
-          ring.release(params, work);
-          // The last time what was multiplied before once more, for nothing: with multiplications
-          // under way or not, ptxas would wait for each of them.
-          if (left > 1) tiles = ring.wait();
-          products.start(a[0], tiles);
-          // Passes at once; but ptxas lets no addition, which waits for loads, pass ahead of it.
-          if (left > 1) ring.wait();
-          dots.step(gcol, left > 1);
-          products.finish(a[0], gcol);
-          if (--left == 0) break;
-        }
-      } else {
-#pragma unroll 1
-        for (; left > 0; --left) {
+      for (; left > 0; --left) {
 #pragma unroll
-          for (int part = 0; part < Config::kPanelParts; ++part) {
-            multiply_part<Math>(gcol, a[part], ring.wait(), part > 0);
-            ring.release(params, work);
-          }
-          dots.step(gcol, left > 1);
+        for (int part = 0; part < Config::kPanelParts; ++part) {
+          multiply_part<Math>(gcol, a[part], ring.wait(), part > 0);
+          ring.release(params, work);
         }
+        dots.step(gcol, left > 1);
       }
     }
     asm volatile("" : "+r"(tile));

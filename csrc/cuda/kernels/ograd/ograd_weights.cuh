@@ -89,7 +89,7 @@ class OgradRing {
   }
   __device__ __forceinline__ uint32_t wait() {
     ptx::barrier_wait(full(stage_), phase_);
-    return shared_ + stage_ * kStageBytes;
+    return __shfl_sync(~0u, shared_ + stage_ * kStageBytes, 0);
   }
   // This warpgroup's multiplications with the stage have ended. The stage of the step before, which
   // every warp has released or soon will, is filled again.

@@ -3,8 +3,8 @@
 //
 //   gather    warps that fill rings of stages with values, transposed, and the gradient
 //             (wgrad_f32_gather.cuh)
-//   multiply  2 warpgroups: rows are output channels, columns channels of units, gemm_k pixels. A
-//             is loaded from the gradient's stage as fragments, and rounded or split there
+//   multiply  1 or 2 warpgroups: rows are output channels, columns channels of units, gemm_k
+//             pixels. A is loaded from the gradient's stage as fragments, rounded or split there
 //   step      32 output pixels
 //
 // Warps that gather wait for nobody but a stage: a warpgroup that multiplied what its warps gather
@@ -25,10 +25,10 @@ class WgradF32Products {
   static constexpr int kSums = kAllSums / Config::kColumnParts;
 
  public:
-  __device__ __forceinline__ WgradF32Products(int warp, int lane) : warp_(warp % 4), lane_(lane) {
-    const int second = warp / 4;  // of the two warpgroups
-    first_block_ = Config::kSharesChannels ? second * kBlocks : 0;
-    first_column_ = Config::kSharesChannels ? 0 : second * Config::kColumns;
+  __device__ __forceinline__ WgradF32Products() {
+    const int thread = of_products(), warp = thread / 32 % 4, g = thread % 32 / 4, q = thread % 4;
+    fragments_ = (2 * first_block() + warp / 2) * Config::kPanelBytes + q * kSliceBytes +
+                 ((warp % 2 * 4 + g / 2) ^ 2 * q) * kVectorBytes + g % 2 * 8;
   }
   __device__ __forceinline__ void clear() {
 #pragma unroll
@@ -36,17 +36,14 @@ class WgradF32Products {
       if constexpr (Config::kExactSums) {
         totals_[i / kAllSums][i % kAllSums] = 0.f;
       } else {
-        sums_[i / kSums][i % kSums] = 0.f;
+        sums_[i / kSums][i % kSums] = 0.f;  // of all parts of the columns
       }
     }
   }
 
   // A part of a step's pixels: its rows of the gradient's tile become fragments of A.
   __device__ __forceinline__ void load(uint32_t grad, int part) {
-    const int g = lane_ / 4, q = lane_ % 4;
-    const uint32_t at = grad + (2 * first_block_ + warp_ / 2) * Config::kPanelBytes +
-                        q * kSliceBytes + ((warp_ % 2 * 4 + g / 2) ^ 2 * q) * kVectorBytes +
-                        g % 2 * 8;
+    const uint32_t at = grad + fragments_;
 #pragma unroll
     for (int i = 0; i < kBlocks; ++i) {
 #pragma unroll
@@ -62,10 +59,11 @@ class WgradF32Products {
   // Tensor cores cut off what a sum cannot hold: with 3xTF32 they sum up a part only, small
   // products first, and those are added by additions that round.
   __device__ __forceinline__ void multiply(uint32_t values, int part) {
-    const uint64_t b = ptx::tile_descriptor(values + first_column_ * kSliceBytes) + kQuads * part;
+    const uint64_t b = ptx::tile_descriptor(values) + kQuads * part;
 #pragma unroll
     for (int c = 0; c < Config::kColumnParts; ++c) {
-      multiply_columns(b + c * (Config::kColumns / Config::kColumnParts * kSliceBytes / 16));
+      multiply_columns(b + c * (Config::kColumns / Config::kColumnParts * kSliceBytes / 16),
+                       Config::kExactSums ? 0 : c * kBlocks);
       if constexpr (Config::kExactSums) {
 #pragma unroll
         for (int i = 0; i < kBlocks * kSums; ++i) {
@@ -80,17 +78,17 @@ class WgradF32Products {
                                         const WgradSegments<Config>& segment) const {
 #pragma unroll
     for (int i = 0; i < kBlocks; ++i) {
-      const int rows = 4 * (first_block_ + i) + warp_;
+      const int thread = of_products(), lane = thread % 32;
+      const int rows = 4 * (first_block() + i) + thread / 32 % 4;
 #pragma unroll
       for (int j = 0; j < kAllSums / 4; ++j) {
         const float* sum;
         if constexpr (Config::kExactSums) {
           sum = totals_[i] + 4 * j;
         } else {
-          sum = sums_[i] + 4 * j;
+          sum = sums_[4 * j / kSums * kBlocks + i] + 4 * j % kSums;
         }
-        const int unit = first_column_ / Config::kSliceChannels + j / 4;
-        segment.sums(params, unit)[(rows * 4 + j % 4) * 32 + lane_] = {sum[0], sum[1], sum[2],
+        segment.sums(params, j / 4)[(rows * 4 + j % 4) * 32 + lane] = {sum[0], sum[1], sum[2],
                                                                        sum[3]};
       }
     }
@@ -102,37 +100,43 @@ class WgradF32Products {
 
   __device__ __forceinline__ void take(uint32_t value, int block, int at) {
     if constexpr (Config::kParts == 2) {
-      split_tf32(value, a_[block][at], a_[block][kTrailing + at]);
+      split_tf32<false>(value, a_[block][at], a_[block][kTrailing + at]);
     } else {
       a_[block][at] = Math::rounded(value);
     }
   }
-  __device__ __forceinline__ void multiply_columns(uint64_t b) {
+  // `first`: of the sums.
+  __device__ __forceinline__ void multiply_columns(uint64_t b, int first) {
     ptx::wgmma_fence();
     if constexpr (Config::kExactSums) {
-      multiply(kTrailing, b, false);
-      multiply(0, b + Config::kValueBytes / 16, true);
+      multiply(first, kTrailing, b, false);
+      multiply(first, 0, b + Config::kValueBytes / 16, true);
     }
-    multiply(0, b, true);
+    multiply(first, 0, b, true);
     ptx::wgmma_commit();
 #pragma unroll
-    for (int i = 0; i < kBlocks; ++i) ptx::wgmma_wait(sums_[i], a_[i]);
+    for (int i = 0; i < kBlocks; ++i) ptx::wgmma_wait(sums_[first + i], a_[i]);
   }
-  __device__ __forceinline__ void multiply(int from, uint64_t b, bool add) {
+  __device__ __forceinline__ void multiply(int first, int from, uint64_t b, bool add) {
 #pragma unroll
     for (int k = 0; k < kQuads / 2; ++k) {
 #pragma unroll
       for (int i = 0; i < kBlocks; ++i) {
         const uint32_t* a = a_[i] + from + 4 * k;
-        ptx::WgmmaTF32::mma(sums_[i], a[0], a[1], a[2], a[3], b + 2 * k, add || k > 0);
+        ptx::WgmmaTF32::mma(sums_[first + i], a[0], a[1], a[2], a[3], b + 2 * k, add || k > 0);
       }
     }
   }
 
-  const int warp_, lane_;
-  int first_block_, first_column_;
+  // The thread's number among those that multiply: found again rather than kept, as what follows.
+  static __device__ __forceinline__ int of_products() {
+    return unkept(threadIdx.x) - 32 * Config::kGatherWarps;
+  }
+  static __device__ __forceinline__ int first_block() { return of_products() / 128 * kBlocks; }
+
+  uint32_t fragments_;  // where this lane's are, in a stage of the gradient
   uint32_t a_[kBlocks][Config::kFragments * Config::kParts];
-  float sums_[kBlocks][kSums];
+  float sums_[Config::kExactSums ? kBlocks : kBlocks * Config::kColumnParts][kSums];
   float totals_[kBlocks][Config::kExactSums ? kAllSums : 1];
 };
 
@@ -158,7 +162,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   }
 
   ptx::set_registers<Config::kFirstRegisters, Config::kMultiplyRegisters>();
-  WgradF32Products<Config> products(warp - Config::kGatherWarps, lane);
+  WgradF32Products<Config> products;
   for (WgradSegments<Config> segment(params); segment.next(params);) {
     products.clear();
 #pragma unroll 1

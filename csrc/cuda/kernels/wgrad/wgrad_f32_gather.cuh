@@ -120,7 +120,7 @@ class WgradF32Gather {
 #pragma unroll
       for (int j = 0; j < kTogether; ++j) {
         leading[j] = value[j][e];
-        if constexpr (Config::kParts == 2) split_tf32(value[j][e], leading[j], trailing[j]);
+        if constexpr (Config::kParts == 2) split_tf32<false>(value[j][e], leading[j], trailing[j]);
       }
       ptx::store_words(to + e * 8 * kSliceBytes, leading);
       if constexpr (Config::kParts == 2) {

@@ -28,14 +28,12 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   static constexpr int kPlannedSteps = 2 * (32 / kPlanPixels);
   static constexpr int kPlanBytes = kPlannedSteps * sizeof(StepPlan<kPlanPixels>);
   static constexpr int kGatherWarps = tiles_of(Base::kWarps, 4) * 4;  // whole warpgroups
-  static constexpr int kMultiplyWarps = 8;
+  // Two warpgroups share the output channels of the tile. Where these are few, gathers take the
+  // most, and one warpgroup leaves them its registers. Of a warpgroup: blocks of 64 channels.
+  static constexpr int kMultiplyWarps = Base::kChannels > 64 ? 8 : 4;
   static constexpr int kThreads = 32 * (kGatherWarps + kMultiplyWarps);
-
-  // Two warpgroups share the output channels of the tile or, where these are few, its units. Of a
-  // warpgroup: blocks of 64 output channels, and columns.
-  static constexpr bool kSharesChannels = Base::kChannels > 64;
-  static constexpr int kBlocks = Base::kChannels / (kSharesChannels ? 128 : 64);
-  static constexpr int kColumns = Base::kUnits * Base::kSliceChannels / (kSharesChannels ? 1 : 2);
+  static constexpr int kBlocks = Base::kChannels / 64 / (kMultiplyWarps / 4);
+  static constexpr int kColumns = Base::kUnits * Base::kSliceChannels;
 
   static constexpr int kStages = 2;  // of values; more would take what the gathers have of L1
   static constexpr int kGradStages = 3;
@@ -54,10 +52,11 @@ struct WgradF32Config : WgradConfig<Math_, kTile> {
   // block; parts of the columns, for whose sums there are registers beside the totals.
   static constexpr int kStepParts = kBlocks == 1 ? 2 : 4;
   static constexpr int kFragments = 16 / kStepParts;
-  static constexpr int kColumnParts = kExactSums && kColumns == 128 ? 2 : 1;
-  static constexpr int kMultiplyRegisters =
-      ((kExactSums ? kSums / kColumnParts : 0) + kSums + kBlocks * kFragments * kParts + 32) / 8 *
-      8;
+  static constexpr int kColumnParts = kExactSums ? kColumns / 64 : kColumns > 128 ? 2 : 1;
+  static constexpr int kOtherRegisters = kExactSums && kColumns == 128 ? 24 : 32;
+  static constexpr int kMultiplyRegisters = ((kExactSums ? kSums / kColumnParts : 0) + kSums +
+                                             kBlocks * kFragments * kParts + kOtherRegisters) /
+                                            8 * 8;
   static constexpr int kGatherRegisters =
       std::min((kThreads * kFirstRegisters - 32 * kMultiplyWarps * kMultiplyRegisters) /
                    (32 * kGatherWarps) / 8 * 8,
