@@ -162,15 +162,20 @@ DCN_HOST_DEVICE WindowSample window_sample(float y, float x, int32_t window_y, i
           column.fraction};
 }
 
-// Whether a sample is one, for a window with corners 0 in so many rows and columns. A sample on the
-// line before the first row or column of pixels is outside, but has a corner among them; and a mask
-// that is not finite, in f16 either, would make NaN of zero. Both are left to make_paired_sample.
+// A sample on the line before the first row or column of pixels is outside, but has a corner among
+// them. A line further outside it is worth 0 as well, and has none.
+DCN_HOST_DEVICE void move_off_border(float& at) {
+  if (at == -1.f) at = -2.f;
+}
+
+// Whether a sample off that line is one, for a window with corners 0 in so many rows and columns. A
+// mask that is not finite, in f16 either, would make NaN of zero: it is left to make_paired_sample.
 constexpr float kMostWindowMask = 65504.f;
-DCN_HOST_DEVICE bool in_window(float y, float x, float mask, const WindowSample& sample,
-                               uint32_t rows, uint32_t columns) {
+DCN_HOST_DEVICE bool in_window(float mask, const WindowSample& sample, uint32_t rows,
+                               uint32_t columns) {
   // No && and no branch: nearly always all of it holds.
   const bool finite = std::fabs(mask) <= kMostWindowMask;
-  return (sample.row < rows) & (sample.column < columns) & (y != -1.f) & (x != -1.f) & finite;
+  return (sample.row < rows) & (sample.column < columns) & finite;
 }
 
 // Times the mask. Weights of two rows (columns) that are 0 and 1 are exact.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "fused_layout.h"
 #include "fused_plan.h"
@@ -138,19 +139,20 @@ inline int64_t rows_in_turn(const ConvShape& shape, const WindowCells& cells, in
   return tall * cells.tall_rows + (turns - tall) * cells.rows + turns * kRowsOfATurn;
 }
 inline WindowCells window_cells(const ConvShape& shape, const FpropTile& tile, int64_t at_once) {
-  constexpr int kLowRows[] = {12, 8, 4};
   const int32_t most = tile.pixels / kWarpPixels;
   const auto columns = static_cast<int32_t>(tiles_of(shape.Q, kWarpPixels));
   const int64_t strip = int64_t{shape.N} * columns;
   const int64_t strips = tiles_of(shape.P, most), turns = tiles_of(strip * strips, at_once);
   WindowCells best{columns, static_cast<int32_t>(strips), static_cast<int32_t>(strips), most, most};
   int64_t best_rows = turns * (most + kRowsOfATurn);
-  // Low cells in the last turn or two.
+  // Low cells in the last turn or two; or no strip is taller than need be.
   for (int64_t tall_turns = turns > 2 ? turns - 2 : 0; tall_turns < turns; ++tall_turns) {
     const auto tall = static_cast<int32_t>(tall_turns * at_once / strip);
-    for (const int32_t rows : kLowRows) {
+    const int64_t left = shape.P - tall * most;
+    const auto even = static_cast<int32_t>(tiles_of(left, tiles_of(left, most)));
+    for (const int32_t rows : {even, 12, 8, 4}) {
       if (rows >= most) continue;
-      const int64_t low = tiles_of(shape.P - tall * most, rows);
+      const int64_t low = tiles_of(left, rows);
       const WindowCells cells{columns, tall, tall + static_cast<int32_t>(low), most, rows};
       const int64_t in_turn = rows_in_turn(shape, cells, at_once);
       if (in_turn >= best_rows) continue;

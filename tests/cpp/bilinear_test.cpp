@@ -243,8 +243,14 @@ TEST(WindowSample, IsThePairedSample) {
     };
     for (float y = -3; y < H + 2; y += 0.125f) {
       for (float x = -3; x < W + 2; x += 0.125f) {
-        const WindowSample sample = window_sample(y, x, -3, -3);
-        EXPECT_EQ(in_window(y, x, mask, sample, H + 5, W + 5), y != -1 && x != -1);
+        float moved_y = y, moved_x = x;
+        move_off_border(moved_y);
+        move_off_border(moved_x);
+        const WindowSample sample = window_sample(moved_y, moved_x, -3, -3);
+        EXPECT_TRUE(in_window(mask, sample, H + 5, W + 5));
+        // No corner is a pixel of the image where the sample is outside.
+        EXPECT_EQ(sample.row + 1 < 3, y <= -1);
+        EXPECT_EQ(sample.column + 1 < 3, x <= -1);
         const WindowWeights weights = window_weights(sample, mask);
         float value = 0;
         for (int k = 0; k < 4; ++k) {
@@ -264,7 +270,7 @@ TEST(WindowSample, IsWithinItAndFinite) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float inf = std::numeric_limits<float>::infinity();
   const auto inside = [](float y, float x, float mask) {
-    return in_window(y, x, mask, window_sample(y, x, -2, 1), 5, 5);
+    return in_window(mask, window_sample(y, x, -2, 1), 5, 5);
   };
   EXPECT_TRUE(inside(-2.f, 1.f, 0.f));
   EXPECT_TRUE(inside(2.75f, 5.75f, -3.f));

@@ -236,6 +236,15 @@ TEST(WindowCells, OfTheBenchmarkEndAtTheSameTime) {
   EXPECT_EQ(rows_in_turn(shape, cells, 132), 28 + 2 * kRowsOfATurn);  // 27.3 would do
 }
 
+// Of images that fit at once, the last strip is no lower than the others by more than a row.
+TEST(WindowCells, OfOneTurnAreOfOneHeight) {
+  ConvShape shape = shape_of(64, 8, 1, 3, 3);
+  shape.N = 16, shape.P = 25, shape.Q = 42;
+  const WindowCells cells = window_cells(shape, {256, 64, true}, 132);
+  EXPECT_EQ(tiles_in(shape, cells), 96);
+  EXPECT_EQ(rows_in_turn(shape, cells, 132), 13 + kRowsOfATurn);
+}
+
 TEST(Divisor, IsExactForEverySmallDividend) {
   for (uint32_t divisor = 1; divisor <= 300; ++divisor) {
     const Divisor by(divisor);

@@ -64,6 +64,14 @@ __device__ __forceinline__ uint4 load_shared(uint32_t from) {
                : "r"(from));
   return vector;
 }
+// The same from global or shared memory, as the address says.
+__device__ __forceinline__ uint4 load_vector(const void* from) {
+  uint4 vector;
+  asm volatile("ld.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(vector.x), "=r"(vector.y), "=r"(vector.z), "=r"(vector.w)
+               : "l"(from));
+  return vector;
+}
 __device__ __forceinline__ void store_vector(uint32_t to, const uint32_t (&v)[4]) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v[0]), "r"(v[1]),
                "r"(v[2]), "r"(v[3])
@@ -132,6 +140,17 @@ __device__ __forceinline__ int unkept(int value) {
   int here;
   asm volatile("mov.b32 %0, %1;" : "=r"(here) : "r"(value));
   return here;
+}
+
+// A number that is found by now: the compiler does not put it off, and what it found from the
+// number before, it finds again from this one rather than keeping it.
+__device__ __forceinline__ uint32_t settled(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+__device__ __forceinline__ float settled(float value) {
+  asm volatile("" : "+f"(value));
+  return value;
 }
 
 // Add to a word of shared memory where `exists`, without a branch; the second one returns what was

@@ -49,6 +49,12 @@ inline uint4 load_shared(uint32_t from) {
   std::memcpy(&vector, emulation::shared_at(from), 16);
   return vector;
 }
+inline uint4 load_vector(const void* from) {
+  emulation::check_access(from, 16);
+  uint4 vector;
+  std::memcpy(&vector, from, 16);
+  return vector;
+}
 inline void store_vector(uint32_t to, const uint32_t (&v)[4]) {
   if (to % 16 != 0) emulation::fail("misaligned store");
   std::memcpy(emulation::shared_at(to), v, 16);
@@ -90,6 +96,10 @@ inline uint32_t round_to_tf32(float value) {
 }
 // From the lane's own.
 inline int kept(int value) { return __shfl_sync(~0u, value, emulated_lane()); }
+template <typename T>
+T settled(T value) {
+  return value;
+}
 inline int unkept(int value) { return value; }
 inline uint32_t shared_fetch_add_if(bool exists, uint32_t to, uint32_t value) {
   if (!exists) return 0;

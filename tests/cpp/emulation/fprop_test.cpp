@@ -121,6 +121,25 @@ TYPED_TEST(Fprop, EveryNarrowTile) {
   }
 }
 
+// Some lanes of a warp read the image, others the window, and some samples are outside.
+TYPED_TEST(Fprop, OffsetsBeyondTheWindow) {
+  for (int tile = 0; tile < dcn::kFpropTileCount; ++tile) {
+    uint32_t number = 0;
+    for (const Sizes& sizes :
+         {Sizes{1, 64, 17, 52, 24, 3, 3, 1, 8}, Sizes{1, 64, 40, 16, 24, 3, 3, 1, 16},
+          Sizes{1, 45, 9, 50, 33, 3, 3, 1, 3}}) {
+      GemmRun run;
+      run.tile = tile;
+      if (!fprop_fits(shape_of(sizes), TypeParam::kKind, tile, run.split_k)) continue;
+      seed(++number);
+      const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/number % 2 == 0 ? 4.f : 12.f,
+                             number);
+      EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>)
+          << "tile " << tile << ", sizes " << number;
+    }
+  }
+}
+
 TYPED_TEST(Fprop, NoNumberStaysWhereItBelongs) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (const Sizes& sizes :
@@ -136,6 +155,20 @@ TYPED_TEST(Fprop, NoNumberStaysWhereItBelongs) {
     while (!fprop_fits(conv.shape, TypeParam::kKind, run.tile, run.split_k)) ++run.tile;
     EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>);
   }
+}
+
+// Samples on the line before the first row or column are outside: they read no pixel of it.
+TYPED_TEST(Fprop, ALineOutsideReadsNoPixel) {
+  const Sizes sizes{1, 64, 21, 40, 72, 3, 3, 1, 8};
+  Convolution conv(sizes, kBits<TypeParam>, 0.f, 1);
+  for (const int pixel : {20, 8 * 40}) {
+    for (int channel = 0; channel < 64; channel += 5) {
+      conv.image[pixel * 64 + channel] = std::numeric_limits<float>::infinity();
+    }
+  }
+  GemmRun run;
+  while (!fprop_fits(conv.shape, TypeParam::kKind, run.tile, run.split_k)) ++run.tile;
+  EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>);
 }
 
 // In a window of zeros around the image, a sample is worth 0 times its weight.

@@ -84,17 +84,13 @@ struct BlockSums {
 #pragma unroll
     for (int k = 0; k < kElements; ++k) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        none += 0.f * sum[k][i];
-        if constexpr (kSplit) none += 0.f * small[k][i];
-      }
+      for (int i = 0; i < 4; ++i) none += 0.f * sum[k][i];
     }
     return none == 0.f;
   }
   // Channel k of both vectors of that half of the slice.
   __device__ __forceinline__ void clear(int k, int half) {
     sum[k][half] = sum[k][2 + half] = 0.f;
-    if constexpr (kSplit) small[k][half] = small[k][2 + half] = 0.f;
   }
 
   float sum[kElements][4] = {};

@@ -4,30 +4,21 @@
 //
 // Each lane of a load would touch a line of its own, and the L1 looks up four in a clock. So a CTA
 // copies a window of the image into shared memory, once a slice: what lies around its tile's
-// pixels, with zeros outside the image. A warp whose samples all lie in the window reads them
-// there; any other takes the way through the L1. A tile is a cell of one image (WindowCells): a
-// warp has 16 pixels of a row, or none, where a cell is lower than a tile could be.
+// pixels, with zeros outside the image. A warp whose samples all lie in the window reads them there
+// without a look at the image's border; in any other, lanes read from wherever their sample lies:
+// the longer offsets are, the more of them through the L1, and nothing is decided for a whole tile.
+// A tile is a cell of one image (WindowCells): a warp has 16 pixels of a row, or none, where a cell
+// is lower than a tile could be.
 #pragma once
 
-#include <cstddef>
-
+#include "slice_window.cuh"
 #include "window_maps.cuh"
 
 namespace dcn {
 
-// Of a CTA.
-struct SliceWindow {
-  int32_t y, x, rows, columns;  // from pixel (y, x) of the image
-  OutputPixel first, last;      // of the tile
-  alignas(kWindowHeader) uint8_t pixel[1][kSliceBytes];
-};
-static_assert(offsetof(SliceWindow, pixel) == kWindowHeader);
-
 // Of a warp; it lies where the epilogue exchanges sums.
 struct WindowPlan {
-  uint4 limits;     // y, x, rows and columns of the corners 0 that the window serves
-  int32_t columns;  // of the window
-  int32_t image;
+  WindowPlace window;
   MapPlan maps;
 };
 static_assert(sizeof(WindowPlan) <= kExchangeBytes);
@@ -55,7 +46,7 @@ class WindowGather {
     slice_ = at.slice * kSliceBytes;
     kernel_row_ = params_.kernel_width.quotient(at.tap);
     kernel_column_ = at.tap - kernel_row_ * shape.S;
-    place_window(row.at);
+    plan_.window = place_window<kWindowPixels>(shape, row.at, window_);
     filled_ = false;
     exists_ = __any_sync(~0u, row.exists);
     if (!exists_) return;
@@ -73,18 +64,14 @@ class WindowGather {
   // `wait`: for the multiplications of the step before, whose registers the values take.
   template <class Wait>
   __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more, Wait wait) {
-    if (!filled_) fill_window();
+    if (!filled_) {
+      fill_window<kElementBytes>(params_, plan_.window, group_, slice_, unkept(lane_), window_);
+    }
     filled_ = true;
-    Point point[2][2];
-    const bool inside = exists_ && plan(point, more);
-    wait();
-    if (inside) {
-      maps_.shared() ? mix_of_window<1>(point, value) : mix_of_window<2>(point, value);
-    } else if (exists_) {
-      mix_of_image(point, value);
+    if (maps_.shared()) {
+      step<1>(value, more, wait);
     } else {
-#pragma unroll
-      for (int i = 0; i < 16; ++i) value[i / 4][i % 4] = 0;
+      step<2>(value, more, wait);
     }
     advance();
   }
@@ -95,130 +82,142 @@ class WindowGather {
   };
   static constexpr int kElementBytes = sizeof(typename Math::Element);
 
-  // Around the tile; not all of it, where shared memory has not the room.
-  __device__ __forceinline__ void place_window(OutputPixel own) {
-    const ConvShape& shape = params_.shape;
-    if (threadIdx.x == 0) window_.first = own;
-    if (threadIdx.x == blockDim.x - 1) window_.last = own;
-    __syncthreads();
-    const OutputPixel first = window_.first, last = window_.last;
-    const int32_t y = shape.origin_y(first.p, 0) - kWindowMargin;
-    const int32_t x = shape.origin_x(first.q, 0) - kWindowMargin;
-    const int32_t rows =
-        min(shape.origin_y(last.p, shape.R - 1) + kWindowMargin + 2 - y, kWindowPixels / 2);
-    const int32_t columns =
-        min(shape.origin_x(last.q, shape.S - 1) + kWindowMargin + 2 - x, kWindowPixels / rows);
-    plan_.limits = make_uint4(y, x, rows - 1, columns - 1);
-    plan_.columns = columns;
-    plan_.image = first.n;
-    if (threadIdx.x != 0) return;
-    window_.y = y;
-    window_.x = x;
-    window_.rows = rows;
-    window_.columns = columns;
-  }
-
-  // A warp copies whole rows, four pixels a copy.
-  __device__ __forceinline__ void fill_window() {
-    const ConvShape& shape = params_.shape;
-    __syncthreads();  // no warp reads the slice before
-    const int64_t pixel_bytes = params_.layout.channels * kElementBytes;
-    const int lane = unkept(lane_);
-    const int32_t byte = lane % kSliceVectors * kVectorBytes;
-    const bool there = byte < group_bytes() - slice_;
-    const int32_t rows = window_.rows, columns = window_.columns, left = window_.x;
-    const uint8_t* const image = static_cast<const uint8_t*>(params_.input) +
-                                 (plan_.image * int64_t{shape.H} * shape.W + left) * pixel_bytes +
-                                 group_ * params_.layout.group_channels * kElementBytes + slice_ +
-                                 byte;
-    const uint32_t to = ptx::shared_address(window_.pixel[0]) + byte;
-    for (int32_t row = threadIdx.x / 32; row < rows; row += blockDim.x / 32) {
-      const int32_t y = window_.y + row;
-      const bool row_there = there && y >= 0 && y < shape.H;
-      const uint8_t* const from = image + int64_t{y} * shape.W * pixel_bytes;
-#pragma unroll 4
-      for (int32_t i = lane / kSliceVectors; i < columns; i += 32 / kSliceVectors) {
-        const bool copies =
-            row_there && static_cast<uint32_t>(left + i) < static_cast<uint32_t>(shape.W);
-        ptx::copy_vector_or_zeros(to + (row * columns + i) * kSliceBytes, from + i * pixel_bytes,
-                                  copies);
-      }
+  // kSamples: of a lane, for each of its two rows.
+  template <int kSamples, class Wait>
+  __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more, Wait wait) {
+    if (!exists_) {
+      wait();
+#pragma unroll
+      for (int i = 0; i < 16; ++i) value[i / 4][i % 4] = 0;
+      return;
     }
-    ptx::wait_for_copies();
-    __syncthreads();
-  }
-
-  // The samples of this step; whether the window has all that the warp needs.
-  __device__ __forceinline__ bool plan(Point (&point)[2][2], bool more) {
-    const float next_x = x_ + params_.shape.stride_w;
-    const uint4 limits = plan_.limits;
-    bool inside = true;
-    maps_.in_kind([&](auto kind) {
+    float2 dy[kSamples], dx[kSamples], mask[kSamples];
+    maps_.template in_kind<kSamples == 1>([&](auto kind) {
       using Kind = decltype(kind);
-      float2 dy[Kind::kSamples], dx[Kind::kSamples], mask[Kind::kSamples];
       maps_.template read<Kind>(dy, dx, mask);
       if (more) maps_.template copy_next<Kind>();
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int k = i % Kind::kSamples;
-        point[0][i] = {y_ + dy[k].x, x_ + dx[k].x, mask[k].x};
-        point[1][i] = {y_ + dy[k].y, next_x + dx[k].y, mask[k].y};
-        if (k < i) continue;
-        for (const Point& p : {point[0][i], point[1][i]}) {
-          const WindowSample at = window_sample(p.y, p.x, limits.x, limits.y);
-          inside &= in_window(p.y, p.x, p.mask, at, limits.z, limits.w);
-        }
-      }
     });
-    return __all_sync(~0u, inside);
-  }
-
-  template <int kSamples>
-  __device__ __forceinline__ void mix_of_window(const Point (&point)[2][2],
-                                                uint32_t (&value)[4][4]) const {
-    const uint4 limits = plan_.limits;
-    const int32_t columns = plan_.columns;
+    const float next_x = x_ + params_.shape.stride_w;
+    Point point[2][kSamples];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const Point& p = point[j / 2][j % kSamples];
-      const WindowSample at = window_sample(p.y, p.x, limits.x, limits.y);
-      const int32_t pixel = at.row * columns + at.column;
-      const uint8_t* const above =
-          window_.pixel[0] + pixel * kSliceBytes + WindowMaps<Math>::vector_byte(lane_, j % 2);
-      const uint8_t* const below = above + columns * kSliceBytes;
-      uint4 corner[4];
-      corner[0] = *reinterpret_cast<const uint4*>(above);
-      corner[1] = *reinterpret_cast<const uint4*>(above + kSliceBytes);
-      corner[2] = *reinterpret_cast<const uint4*>(below);
-      corner[3] = *reinterpret_cast<const uint4*>(below + kSliceBytes);
-      const WindowWeights w = window_weights(at, p.mask);
-      Math::mix(corner, Math::weights({w.weight[0], w.weight[1], w.weight[2], w.weight[3]}),
-                value[j]);
+    for (int i = 0; i < kSamples; ++i) {
+      point[0][i] = {y_ + dy[i].x, x_ + dx[i].x, mask[i].x};
+      point[1][i] = {y_ + dy[i].y, next_x + dx[i].y, mask[i].y};
+    }
+    const uint4 limits = plan_.window.limits;
+    if (min(static_cast<int32_t>(limits.x), static_cast<int32_t>(limits.y)) < 0) {
+#pragma unroll
+      for (int j = 0; j < 2 * kSamples; ++j) {
+        Point& p = point[j / kSamples][j % kSamples];
+        move_off_border(p.y);
+        move_off_border(p.x);
+      }
+    }
+    const uint32_t row_bytes = plan_.window.columns * kSliceBytes;
+    uint32_t at[2][kSamples];  // of the corners 0: bytes of the window
+    bool inside = true;
+#pragma unroll
+    for (int j = 0; j < 2 * kSamples; ++j) {
+      const int r = j / kSamples, i = j % kSamples;
+      const Point& p = point[r][i];
+      const WindowSample sample = window_sample(p.y, p.x, limits.x, limits.y);
+      inside &= in_window(p.mask, sample, limits.z, limits.w);
+      at[r][i] = ptx::settled(sample.row * row_bytes + sample.column * kSliceBytes);
+    }
+    inside = __all_sync(~0u, inside);
+    wait();
+    if (inside) {
+      mix_of_window(point, at, row_bytes, value);
+    } else {
+      mix_of_both(point, value);
     }
   }
 
-  // Missing vectors, and samples outside the image, are worth 0.
-  __device__ __forceinline__ void mix_of_image(const Point (&point)[2][2],
-                                               uint32_t (&value)[4][4]) const {
+  // Weights are found while corners are on their way: fractions again, for which there is no
+  // register before.
+  template <int kSamples>
+  __device__ __forceinline__ void mix_of_window(const Point (&point)[2][kSamples],
+                                                const uint32_t (&at)[2][kSamples],
+                                                uint32_t row_bytes, uint32_t (&value)[4][4]) const {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      uint4 weight[kSamples];
+#pragma unroll
+      for (int i = 0; i < kSamples; ++i) {
+        const Point& p = point[r][i];
+        const WindowSample sample = window_sample(ptx::settled(p.y), ptx::settled(p.x), 0, 0);
+        const WindowWeights w = window_weights(sample, p.mask);
+        weight[i] = Math::weights({w.weight[0], w.weight[1], w.weight[2], w.weight[3]});
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint8_t* const above =
+            window_.pixel[0] + at[r][i % kSamples] + WindowMaps<Math>::vector_byte(lane_, i);
+        const uint8_t* const below = above + row_bytes;
+        uint4 corner[4];
+        corner[0] = *reinterpret_cast<const uint4*>(above);
+        corner[1] = *reinterpret_cast<const uint4*>(above + kSliceBytes);
+        corner[2] = *reinterpret_cast<const uint4*>(below);
+        corner[3] = *reinterpret_cast<const uint4*>(below + kSliceBytes);
+        Math::mix(corner, weight[i % kSamples], value[2 * r + i]);
+      }
+    }
+  }
+
+  // Where some samples of the warp are not in the window: theirs are read from the image, by the
+  // same loads, whose addresses say where. Missing vectors, and samples outside the image, are
+  // worth 0.
+  template <int kSamples>
+  __device__ __forceinline__ void mix_of_both(const Point (&point)[2][kSamples],
+                                              uint32_t (&value)[4][4]) const {
     const ConvShape& shape = params_.shape;
-    const uint32_t pixel_bytes = params_.layout.channels * kElementBytes;
-    const uint32_t row_bytes = shape.W * pixel_bytes;
     const int lane = unkept(lane_);
+    const uint4 limits = plan_.window.limits;
+    const uint32_t pixel_bytes = params_.layout.channels * kElementBytes;
+    const uint32_t row_bytes = shape.W * pixel_bytes,
+                   window_row_bytes = plan_.window.columns * kSliceBytes;
     const uint8_t* const image = static_cast<const uint8_t*>(params_.input) +
-                                 plan_.image * (int64_t{shape.H} * row_bytes) +
-                                 group_ * params_.layout.group_channels * kElementBytes;
+                                 plan_.window.image * (int64_t{shape.H} * row_bytes) +
+                                 group_ * params_.layout.group_channels * kElementBytes + slice_;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const Point& p = point[j / 2][j % 2];
-      const FusedSample sample =
-          fused_sample(p.y, p.x, p.mask, shape.H, shape.W, row_bytes, pixel_bytes, 0);
-      const int32_t byte = slice_ + WindowMaps<Math>::vector_byte(lane, j % 2);
-      const bool there = byte < group_bytes();
-      uint4 corner[4];
-      load_corners(image + (there ? byte : slice_), sample.corner, corner);
-      Math::mix(corner, Math::weights(sample.weight), value[j]);
+    for (int r = 0; r < 2; ++r) {
+      FusedSample sample[kSamples];
+      const uint8_t* from[kSamples];
 #pragma unroll
-      for (int k = 0; k < 4; ++k) value[j][k] = sample.outside || !there ? 0 : value[j][k];
+      for (int i = 0; i < kSamples; ++i) {
+        const Point& p = point[r][i];
+        const WindowSample at = window_sample(p.y, p.x, limits.x, limits.y);
+        const bool inside = in_window(p.mask, at, limits.z, limits.w) && p.y > -1.f && p.x > -1.f &&
+                            shape.H > p.y && shape.W > p.x;
+        const uint32_t row_step = inside ? window_row_bytes : row_bytes;
+        const uint32_t step = inside ? kSliceBytes : pixel_bytes;
+        const uint32_t origin = inside ? 0u - limits.x * row_step - limits.y * step : 0u;
+        sample[i] = fused_sample(p.y, p.x, p.mask, shape.H, shape.W, row_step, step, origin);
+        from[i] = inside ? window_.pixel[0] : image;
+      }
+      // Where two vectors share a sample, they are neighbours: the second is met in the L1 if it is
+      // asked for at once.
+      bool there[2];
+      uint4 corner[2][4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int32_t byte = WindowMaps<Math>::vector_byte(lane, i);
+          there[i] = byte < group_bytes() - slice_;
+          corner[i][k] = ptx::load_vector(from[i % kSamples] + (there[i] ? byte : 0) +
+                                          register_of(sample[i % kSamples].corner, k));
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        uint32_t(&to)[4] = value[2 * r + i];
+        Math::mix(corner[i], Math::weights(sample[i % kSamples].weight), to);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          to[k] = sample[i % kSamples].outside || !there[i] ? 0 : to[k];
+        }
+      }
     }
   }
 

@@ -4,38 +4,9 @@
 // needed: pixels of several rows, maps that are not NCHW or not aligned.
 #pragma once
 
-#include "../fused/fused_gather.cuh"
+#include "map_kind.cuh"
 
 namespace dcn {
-
-// How a warp's maps are held: values of kBytes in shared memory, or 0. kShared: the two vectors of
-// a lane share their samples.
-template <int kBytes_, bool kShared_>
-struct MapKind {
-  static constexpr int kBytes = kBytes_;
-  static constexpr bool kShared = kShared_;
-  static constexpr int kSamples = kShared ? 1 : 2;  // of a lane, for each of its two rows
-  static constexpr int kVectors = 4 * kSamples;     // of a slice, or pairs of them
-  static constexpr int kRowBytes = kWarpPixels * kBytes;
-  static constexpr int kKindBytes = kVectors * kRowBytes;  // y offsets, x offsets, masks
-  static constexpr int kParts = kRowBytes / kVectorBytes;
-  static constexpr int kCopies = 3 * kVectors * kParts;
-
-  // Where a part of a row lies, rows of one kind after the other: turned, so that lanes that read
-  // at the same time meet all banks.
-  static __device__ __forceinline__ int32_t byte(int32_t row, int32_t part) {
-    const int32_t turned = (part ^ (row % kVectors * kRowBytes / kSliceBytes)) & (kParts - 1);
-    return row * kRowBytes + turned * kVectorBytes;
-  }
-};
-
-struct MapPlan {
-  uint32_t row[2];  // offset and mask: channel 0 at the warp's first pixel, in vectors
-  union {
-    alignas(kVectorBytes) uint8_t copied[MapKind<4, false>::kKindBytes * 3];
-    const uint8_t* pixel[2][2][32];  // channel 0 at a lane's rows
-  };
-};
 
 template <class Math>
 class WindowMaps {
@@ -61,19 +32,13 @@ class WindowMaps {
   }
 
   // Calls with the warp's kind as a type: the loop has neither a register nor an instruction to
-  // spare.
-  template <class Call>
+  // spare. kShared is `shared()`.
+  template <bool kShared, class Call>
   __device__ __forceinline__ void in_kind(Call call) const {
-    if constexpr (kElementBytes == 2) {
-      if (bytes_ == 2) {
-        shared_ ? call(MapKind<2, true>()) : call(MapKind<2, false>());
-        return;
-      }
-    }
-    if (bytes_ == 4) {
-      shared_ ? call(MapKind<4, true>()) : call(MapKind<4, false>());
+    if (copied_) {
+      in_kind_of<kShared, true>(call);
     } else {
-      call(MapKind<0, false>());
+      in_kind_of<kShared, false>(call);
     }
   }
 
@@ -88,11 +53,11 @@ class WindowMaps {
     const bool side_by_side =
         __all_sync(~0u, own.n == first.n && own.p == first.p &&
                             own.q == first.q + window_pixel(lane_ % kWarpPixels));
-    const bool copied = side_by_side && is_copied(offset, first) && is_copied(mask, first) &&
-                        (mask.data == nullptr || is_short(offset) == is_short(mask));
-    bytes_ = copied ? bytes_of(offset) : 0;
+    copied_ = side_by_side && is_copied(offset, first) && is_copied(mask, first) &&
+              (mask.data == nullptr || is_short(offset) == is_short(mask));
+    bytes_ = mask.data == nullptr || is_short(offset) == is_short(mask) ? bytes_of(offset) : 0;
     __syncwarp();  // the epilogue has read what lay here
-    if (!copied) {
+    if (!copied_) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         plan_.pixel[0][r][lane_] = at_pixel(offset, pixel[r]);
@@ -102,29 +67,33 @@ class WindowMaps {
     }
     plan_.row[0] = vector_of(offset, map_index(offset, first, 0));
     plan_.row[1] = vector_of(mask, map_index(mask, first, 0));
-    in_kind([&](auto kind) {
+    const auto copy_first = [&](auto kind) {
       using Kind = decltype(kind);
-      if constexpr (Kind::kBytes > 0) {
-        if (mask.data == nullptr) store_ones<Kind>();
-        place<Kind>();
-        locate<Kind>();
-        copy_next<Kind>();
-      }
-    });
+      if (mask.data == nullptr) store_ones<Kind>();
+      place<Kind>();
+      locate<Kind>();
+      copy_next<Kind>();
+    };
+    shared_ ? in_kind_of<true, true>(copy_first) : in_kind_of<false, true>(copy_first);
   }
 
   // Of the two rows, for each sample of a row.
   template <class Kind>
   __device__ __forceinline__ void read(float2 (&dy)[Kind::kSamples], float2 (&dx)[Kind::kSamples],
                                        float2 (&mask)[Kind::kSamples]) {
-    if constexpr (Kind::kBytes == 0) {
+    if constexpr (!Kind::kCopied) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
+      for (int i = 0; i < Kind::kSamples; ++i) {
         const int32_t map = first_map(slice_ + vector_byte(lane_, i)) + tap_;
-        dy[i] = load_each(params_.offset, 0, 2 * map);
-        dx[i] = load_each(params_.offset, 0, 2 * map + 1);
-        mask[i] =
-            params_.mask.data != nullptr ? load_each(params_.mask, 1, map) : make_float2(1.f, 1.f);
+        if (tap_ + 1 < params_.shape.taps()) {
+          prefetch<Kind>(params_.offset, 0, 2 * map + 2);
+          prefetch<Kind>(params_.offset, 0, 2 * map + 3);
+          if (params_.mask.data != nullptr) prefetch<Kind>(params_.mask, 1, map + 1);
+        }
+        dy[i] = load_each<Kind>(params_.offset, 0, 2 * map);
+        dx[i] = load_each<Kind>(params_.offset, 0, 2 * map + 1);
+        mask[i] = params_.mask.data != nullptr ? load_each<Kind>(params_.mask, 1, map)
+                                               : make_float2(1.f, 1.f);
       }
       advance<Kind>();
     } else {
@@ -144,7 +113,7 @@ class WindowMaps {
   // Asks for the maps of the next step.
   template <class Kind>
   __device__ __forceinline__ void copy_next() {
-    if constexpr (Kind::kBytes > 0) {
+    if constexpr (Kind::kCopied) {
       const int copies = params_.mask.data != nullptr ? Kind::kCopies : Kind::kCopies / 3 * 2;
 #pragma unroll
       for (int k = 0; 32 * k < Kind::kCopies; ++k) {
@@ -160,6 +129,17 @@ class WindowMaps {
 
  private:
   static constexpr int kElementBytes = sizeof(typename Math::Element);
+
+  template <bool kShared, bool kCopied, class Call>
+  __device__ __forceinline__ void in_kind_of(Call call) const {
+    if constexpr (kElementBytes == 2) {
+      if (bytes_ == 2) return call(MapKind<2, kShared, kCopied>());
+      if constexpr (!kCopied) {
+        if (bytes_ == 0) return call(MapKind<0, kShared, kCopied>());
+      }
+    }
+    call(MapKind<4, kShared, kCopied>());
+  }
 
   static __device__ __forceinline__ bool is_short(const SamplingMap& map) {
     return kElementBytes == 2 && map.dtype != Dtype::kF32;
@@ -236,8 +216,8 @@ class WindowMaps {
     if (++tap_ == params_.shape.taps()) {
       tap_ = 0;
       slice_ += kSliceBytes;
-      if constexpr (Kind::kBytes > 0) locate<Kind>();
-    } else if constexpr (Kind::kBytes > 0) {
+      if constexpr (Kind::kCopied) locate<Kind>();
+    } else if constexpr (Kind::kCopied) {
 #pragma unroll
       for (int k = 0; 32 * k < Kind::kCopies; ++k) {
         const bool of_mask = is_mask<Kind>(k, lane_);
@@ -264,15 +244,30 @@ class WindowMaps {
     }
   }
 
+  template <class Kind>
+  __device__ __forceinline__ const uint8_t* at_channel(const SamplingMap& map, int which, int r,
+                                                       int32_t channel) const {
+    const int bytes = Kind::kBytes == 0 ? bytes_of(map) : Kind::kBytes;
+    return ptx::step_ahead(plan_.pixel[which][r][lane_], channel, map.stride_c * bytes);
+  }
+  // For the next step; the lane's other row is a neighbour.
+  template <class Kind>
+  __device__ __forceinline__ void prefetch(const SamplingMap& map, int which,
+                                           int32_t channel) const {
+    ptx::prefetch(at_channel<Kind>(map, which, 0, channel));
+  }
+  // The type is known beforehand: loads of either type, of which one is not done, would wait for
+  // each other.
+  template <class Kind>
   __device__ __forceinline__ float2 load_each(const SamplingMap& map, int which,
                                               int32_t channel) const {
+    const int bytes = Kind::kBytes == 0 ? bytes_of(map) : Kind::kBytes;
     float value[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const uint8_t* const from =
-          ptx::step_ahead(plan_.pixel[which][r][lane_], channel, map.stride_c * bytes_of(map));
+      const uint8_t* const from = at_channel<Kind>(map, which, r, channel);
       if constexpr (kElementBytes == 2) {
-        if (is_short(map)) {
+        if (bytes == 2) {
           value[r] = Math::wide(__ldg(reinterpret_cast<const uint16_t*>(from)));
           continue;
         }
@@ -286,8 +281,9 @@ class WindowMaps {
   MapPlan& plan_;
   const int32_t group_;
   const int lane_;
-  const bool shared_;    // a lane's vectors share their samples
-  int bytes_;            // of a value that is copied
+  const bool shared_;  // a lane's vectors share their samples
+  bool copied_;
+  int bytes_;            // of a value; 0 where offsets and masks differ
   int32_t tap_, slice_;  // that are next: slice: bytes from the group
   uint32_t from_[3];     // this lane's copies of that step: vectors from the map's begin
   uint32_t to_;          // the first of them

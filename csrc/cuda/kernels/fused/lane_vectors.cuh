@@ -15,7 +15,7 @@ __device__ __forceinline__ void load_corners(const uint8_t* base, uint4 offset,
 
 // value[2 * row half + vector] to fragment order; a lane of an odd row has its vectors swapped.
 // With 3xTF32 the values are split in leading parts and, from a[16] on, trailing ones.
-template <class Math, int kRegisters>
+template <class Math, bool kKeepsInfinity = true, int kRegisters>
 __device__ __forceinline__ void to_fragments(const uint32_t (&value)[4][4], bool odd,
                                              uint32_t (&a)[kRegisters]) {
 #pragma unroll
@@ -26,7 +26,7 @@ __device__ __forceinline__ void to_fragments(const uint32_t (&value)[4][4], bool
     if constexpr (weight_parts(Math::kKind) == 1) {
       a[i] = v;
     } else {
-      split_tf32(v, a[i], a[16 + i]);
+      split_tf32<kKeepsInfinity>(v, a[i], a[16 + i]);
     }
   }
 }

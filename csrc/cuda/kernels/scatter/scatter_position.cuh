@@ -43,7 +43,7 @@ struct ScatterCore {
         bottom(static_cast<float>(tile.bin_y + params.window.rows)),
         left(static_cast<float>(tile.bin_x)),
         right(static_cast<float>(tile.bin_x + params.window.columns)) {}
-  // By coordinates; the exceptions are those of in_window (bilinear.h).
+  // By coordinates; the exceptions are those of move_off_border and in_window (bilinear.h).
   __device__ __forceinline__ bool has(float y, float x, float mask) const {
     const bool finite = fabsf(mask) <= kMostWindowMask;
     return (y >= top) & (y < bottom) & (x >= left) & (x < right) & (y != -1.f) & (x != -1.f) &
