@@ -188,7 +188,7 @@ constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {
 constexpr int64_t weights_stride(const FpropTile& tile, FusedMath math) {
   return tile.stages * weight_tile_bytes(tile, math) + kTileAlignment;
 }
-// Whether the sums of a split go where the weights were.
+// Whether the sums of a split go where the weights were, and each set of warps has a step.
 constexpr bool split_fits(const FpropTile& tile, FusedMath math, int64_t steps, int parts) {
   const int64_t least_steps = steps / parts;
   const int64_t weight_tiles = tile.stages == 0 ? least_steps : tile.stages;

@@ -191,7 +191,8 @@ def competitors(data: Inputs, torchvision: bool, backward: bool) -> dict[str, Ca
 
 def _median_gpu(run: Callable[[], object], device: torch.device, budget_ms: float) -> float:
     if device not in _flush:
-        _flush[device] = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device)
+        with torch.inference_mode(False):  # it outlives the caller's mode
+            _flush[device] = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device)
     flush = _flush[device]
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()

@@ -1,5 +1,5 @@
-// What CUDA C++ has and C++ has not, for kernels that the emulator runs. It is included before any
-// other header.
+// What CUDA C++ has and C++ has not, for kernels that the emulator runs. The build includes it
+// before any other header.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -99,6 +99,9 @@ T atomicAdd(T* to, T value) {
   return before;
 }
 inline uint32_t atomicOr(uint32_t* to, uint32_t bits) { return std::exchange(*to, *to | bits); }
+inline uint32_t atomicMax(uint32_t* to, uint32_t value) {
+  return std::exchange(*to, std::max(*to, value));
+}
 inline int32_t atomicExch(int32_t* to, int32_t value) {
   emulation::check_access(to, sizeof *to);
   return std::exchange(*to, value);

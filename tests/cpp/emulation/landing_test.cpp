@@ -121,6 +121,25 @@ TEST(Landing, HeavyBins) {
   expect_lists(conv, 0, 2);
 }
 
+// On a map of more pixels than a bitmap has: bins that begin late, end early, or reach from one end
+// to the other, one of them long.
+TEST(Landing, HeavyBinsOfLargePlane) {
+  Convolution conv(Sizes{1, 1, 300, 260, 4, 1, 1, 1, 1, 1, 0}, 24, .1f, 7);
+  const dcn::ConvShape& shape = conv.shape;
+  const int32_t pixels = shape.output_pixels_per_image();
+  const auto gather = [&](int32_t begin, int32_t end, int32_t step, float place) {
+    for (int32_t pixel = begin; pixel < end; pixel += step) {
+      conv.offset[pixel] = place - shape.origin_y(pixel / shape.Q, 0);
+      conv.offset[pixels + pixel] = place - shape.origin_x(pixel % shape.Q, 0);
+    }
+  };
+  gather(0, pixels, 199, 20.25f);
+  gather(70001, 70081, 1, 40.25f);
+  gather(301, 361, 1, 60.25f);
+  gather(2, pixels, 29, 80.25f);
+  expect_lists(conv, 0, 1);
+}
+
 // More than kLongBin records in a bin beside a few others: of 40 channels, which have two items.
 TEST(Landing, LongBins) {
   for (const float spread : {0.f, .4f, 3.f}) {

@@ -11,10 +11,10 @@
 // (irregular_gather.cuh).
 #pragma once
 
-#include "block_plan.cuh"
 #include "../fused/fused_gather.cuh"
 #include "../fused/fused_mma.cuh"
 #include "../ptx_sm90.cuh"
+#include "block_plan.cuh"
 
 namespace dcn {
 
@@ -89,9 +89,7 @@ struct BlockSums {
     return none == 0.f;
   }
   // Channel k of both vectors of that half of the slice.
-  __device__ __forceinline__ void clear(int k, int half) {
-    sum[k][half] = sum[k][2 + half] = 0.f;
-  }
+  __device__ __forceinline__ void clear(int k, int half) { sum[k][half] = sum[k][2 + half] = 0.f; }
 
   float sum[kElements][4] = {};
 
@@ -100,8 +98,7 @@ struct BlockSums {
   static __device__ __forceinline__ void take(uint32_t value, uint32_t& leading,
                                               uint32_t& trailing) {
     if constexpr (kSplit) {
-      leading = (value + 0x1000u) & ~0x1fffu;
-      trailing = __float_as_uint(__uint_as_float(value) - __uint_as_float(leading));
+      split_tf32<false>(value, leading, trailing);
     } else {
       leading = rounded_when_cut(__uint_as_float(value));
     }

@@ -1,6 +1,6 @@
 // The switch over kinds of arithmetic; each is compiled in a file of its own (dgrad_sm90_*.cu).
-#include "dgrad_params.h"
 #include "../with_math.h"
+#include "dgrad_params.h"
 
 namespace dcn {
 

@@ -2,8 +2,8 @@
 // from grad to the image, whose A collects the samples that touch a pixel (block_gather.cuh).
 #pragma once
 
-#include "block_gather.cuh"
 #include "../fused/gather_gemm_sm90.cuh"
+#include "block_gather.cuh"
 #include "irregular_gather.cuh"
 
 namespace dcn {

@@ -54,8 +54,8 @@ class OutputTile {
  public:
   using Element = typename Math::Element;
 
-  // `exchange`: kPlanBytes of shared memory of this warp. `run_rows`: of the tile's rows, so many
-  // are side by side in the output, but for those of two lines of it.
+  // `exchange`: kExchangeBytes of shared memory of this warp. `run_rows`: of the tile's rows, so
+  // many are side by side in the output, but for those of two lines of it.
   __device__ __forceinline__ OutputTile(const FpropParams& params, const float* bias,
                                         uint8_t* exchange, int32_t group, int32_t first_channel,
                                         const TileRow& row, uint32_t run_rows)

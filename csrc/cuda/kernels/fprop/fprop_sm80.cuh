@@ -17,13 +17,13 @@
 
 #include <type_traits>
 
-#include "fprop_epilogue.cuh"
-#include "fprop_launch.h"
 #include "../fused/fused_gather.cuh"
 #include "../fused/fused_mma.cuh"
-#include "../kernel_setup.h"
-#include "narrow_gather.cuh"
 #include "../fused/weight_copies.cuh"
+#include "../kernel_setup.h"
+#include "fprop_epilogue.cuh"
+#include "fprop_launch.h"
+#include "narrow_gather.cuh"
 
 namespace dcn {
 

@@ -7,8 +7,8 @@
 
 #include <type_traits>
 
-#include "fused_math.cuh"
 #include "../ptx_sm80.cuh"
+#include "fused_math.cuh"
 
 namespace dcn {
 

@@ -1,9 +1,9 @@
 // Samples as the fused kernels plan them: where a row of a tile is, and what one sample reads.
 #pragma once
 
+#include "../sampling.cuh"
 #include "fused_math.cuh"
 #include "fused_params.h"
-#include "../sampling.cuh"
 
 namespace dcn {
 

@@ -3,8 +3,8 @@
 
 #include <type_traits>
 
-#include "fused_math.cuh"
 #include "../ptx_sm90.cuh"
+#include "fused_math.cuh"
 
 namespace dcn {
 

@@ -21,10 +21,10 @@
 #pragma once
 
 #include "../fprop/fprop_launch.h"
-#include "fused_wgmma.cuh"
 #include "../kernel_setup.h"
-#include "split_tile.cuh"
 #include "../layout/weight_tiles.cuh"
+#include "fused_wgmma.cuh"
+#include "split_tile.cuh"
 
 namespace dcn {
 

@@ -20,6 +20,7 @@ struct HeavyShared {
   WarpBatch batch[kHeavyWarps];
   float4 of_warp[kHeavyWarps][kChannels];  // for each channel the sums of four corners
   float4 of_part[kChannels];
+  uint32_t ends[2];
 };
 
 // Adds up the sums of the warps, and of the cluster's CTAs if they share the bin, which each have a
@@ -90,7 +91,7 @@ __device__ __forceinline__ void sum_item(const LandingWork& work, const HeavyIte
       int64_t{work.call.first_image + plane.image} * work.pixels.value * work.call.grad_channels +
       (channel < work.call.grad_channels ? channel : 0);
   HeavySum<Element> sum(work, plane, shared.batch[warp], grad);
-  sum_rows(work, item, first_row, shared.bitmap, sum);
+  sum_rows(work, item, first_row, shared.bitmap, shared.ends, sum);
 #pragma unroll
   for (int step = kRowLanes; step < 32; step *= 2) {
 #pragma unroll

@@ -53,7 +53,7 @@ class HeavySum {
     found_ -= 32;
     const uint32_t kept = batch_.found[32 + lane_];
     __syncwarp();
-    batch_.found[lane_] = kept;
+    if (lane_ < found_) batch_.found[lane_] = kept;  // what follows is written by the next word
   }
   __device__ __forceinline__ void finish() {
     __syncwarp();
@@ -122,11 +122,33 @@ class HeavySum {
   int found_ = 0, planned_ = 0;
 };
 
+// The first and last pixel of a bin: a few records may lie anywhere on a map of many bitmaps.
+// `ends`: shared memory.
+__device__ __forceinline__ uint2 find_ends(const LandingRecord* records, uint32_t count,
+                                           uint32_t first_row, uint32_t (&ends)[2]) {
+  if (threadIdx.x < 2) ends[threadIdx.x] = 0;
+  __syncthreads();
+  uint32_t before = 0, last = 0;  // before: the complement of the first
+  for (uint32_t i = threadIdx.x; i < count; i += kHeavyThreads) {
+    const uint32_t pixel = records[i].row - first_row;
+    before = max(before, ~pixel);
+    last = max(last, pixel);
+  }
+  before = __reduce_max_sync(~0u, before);
+  last = __reduce_max_sync(~0u, last);
+  if (threadIdx.x % 32 == 0) {
+    atomicMax(&ends[0], before);
+    atomicMax(&ends[1], last);
+  }
+  __syncthreads();
+  return {~ends[0], ends[1]};
+}
+
 // The rows of the words that this part of the CTAs has.
 template <typename Element>
 __device__ __forceinline__ void sum_rows(const LandingWork& work, const HeavyItem& item,
                                          uint32_t first_row, uint32_t (&bitmap)[kBitmapPixels / 32],
-                                         HeavySum<Element>& sum) {
+                                         uint32_t (&ends)[2], HeavySum<Element>& sum) {
   constexpr int kAtOnce = 8;
   const int lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32 * item.parts + item.part;
@@ -137,8 +159,10 @@ __device__ __forceinline__ void sum_rows(const LandingWork& work, const HeavyIte
   // after the other, so that a warp does not ask for one word at once.
   const uint32_t each = (count + kHeavyThreads - 1) / kHeavyThreads;
   const uint32_t own_begin = threadIdx.x * each, own_end = min(own_begin + each, count);
-  for (uint32_t window = 0; window < pixels; window += kBitmapPixels) {
-    const uint32_t words = (min(pixels - window, uint32_t{kBitmapPixels}) + 31) / 32;
+  uint2 reach = {0, pixels - 1};
+  if (pixels > kBitmapPixels) reach = find_ends(records, count, first_row, ends);
+  for (uint32_t window = reach.x / 32 * 32; window <= reach.y; window += kBitmapPixels) {
+    const uint32_t words = (min(reach.y + 1 - window, uint32_t{kBitmapPixels}) + 31) / 32;
     for (uint32_t i = threadIdx.x; i < words; i += kHeavyThreads) bitmap[i] = 0;
     __syncthreads();
     for (uint32_t first = own_begin; first < own_end; first += kAtOnce) {

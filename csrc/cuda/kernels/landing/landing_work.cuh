@@ -5,8 +5,8 @@
 #include "../../../fast_divide.h"
 #include "../fused/fused_params.h"
 #include "../kernel_setup.h"
-#include "landing_lists.h"
 #include "../sampling.cuh"
+#include "landing_lists.h"
 
 namespace dcn {
 

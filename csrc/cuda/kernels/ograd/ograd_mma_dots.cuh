@@ -14,8 +14,8 @@
 
 #include <type_traits>
 
-#include "ograd_samples.cuh"
 #include "../ptx_sm80.cuh"
+#include "ograd_samples.cuh"
 
 namespace dcn {
 

@@ -1,7 +1,7 @@
 // The choice of a tile, and the switch over kinds of arithmetic; each is compiled in a file of its
 // own (ograd_sm90_*.cu).
-#include "ograd_params.h"
 #include "../with_math.h"
+#include "ograd_params.h"
 
 namespace dcn {
 

@@ -6,8 +6,8 @@
 // own. One thread asks for them, walking the order of the steps; every warp waits.
 #pragma once
 
-#include "ograd_params.h"
 #include "../ptx_sm90.cuh"
+#include "ograd_params.h"
 
 namespace dcn {
 

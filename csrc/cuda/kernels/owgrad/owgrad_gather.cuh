@@ -11,8 +11,8 @@
 
 #include <type_traits>
 
-#include "owgrad_samples.cuh"
 #include "../ptx_sm90.cuh"
+#include "owgrad_samples.cuh"
 
 namespace dcn {
 

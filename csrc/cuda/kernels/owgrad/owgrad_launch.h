@@ -1,8 +1,8 @@
 // What the launchers of owgrad share.
 #pragma once
 
-#include "owgrad_params.h"
 #include "../wgrad/wgrad_launch.h"
+#include "owgrad_params.h"
 
 namespace dcn {
 

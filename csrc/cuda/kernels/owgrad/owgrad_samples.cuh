@@ -3,8 +3,8 @@
 #pragma once
 
 #include "../../../bilinear.h"
-#include "owgrad_params.h"
 #include "../wgrad/wgrad_samples.cuh"
+#include "owgrad_params.h"
 
 namespace dcn {
 

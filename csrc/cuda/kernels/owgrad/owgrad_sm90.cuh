@@ -16,10 +16,10 @@
 #include <type_traits>
 
 #include "../kernel_setup.h"
-#include "owgrad_gather.cuh"
-#include "owgrad_weights.cuh"
 #include "../wgrad/wgrad_grad_ring.cuh"
 #include "../wgrad/wgrad_launch.h"
+#include "owgrad_gather.cuh"
+#include "owgrad_weights.cuh"
 
 namespace dcn {
 

@@ -3,8 +3,8 @@
 #include "../../../owgrad_plan.h"
 #include "../fused/fused_math.cuh"
 #include "../kernel_setup.h"
-#include "owgrad_launch.h"
 #include "../sampling.cuh"
+#include "owgrad_launch.h"
 
 namespace dcn {
 namespace {

@@ -2,9 +2,9 @@
 // tile, as the gradient columns' product reads it.
 #pragma once
 
-#include "owgrad_params.h"
 #include "../ptx_sm90.cuh"
 #include "../wgrad/wgrad_segments.cuh"
+#include "owgrad_params.h"
 
 namespace dcn {
 

@@ -1,6 +1,6 @@
 // The switch over kinds of arithmetic; each is compiled in a file of its own (wgrad_sm90_*.cu).
-#include "wgrad_launch.h"
 #include "../with_math.h"
+#include "wgrad_launch.h"
 
 namespace dcn {
 

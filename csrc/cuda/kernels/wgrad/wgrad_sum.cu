@@ -7,8 +7,8 @@
 //   warp      one tap, and one of `blockDim.z` parts of the segments
 #include "../kernel_setup.h"
 #include "../sampling.cuh"
-#include "wgrad_launch.h"
 #include "../with_math.h"
+#include "wgrad_launch.h"
 
 namespace dcn {
 namespace {
