@@ -15,7 +15,7 @@ PYTHON = [
     if path.name != "_build.py"
 ]
 FACTS = [CSRC / "shape.h", CSRC / "bilinear.h"]
-KERNELS = [path for path in CODE if path.parent == CSRC / "cuda" / "kernels"]
+KERNELS = [path for path in CODE if CSRC / "cuda" / "kernels" in path.parents]
 PLANS = [
     path
     for path in CODE
