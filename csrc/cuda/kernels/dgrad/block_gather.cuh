@@ -135,6 +135,12 @@ __device__ __forceinline__ typename BlockSums<Math>::Weights batch_weights(
   return weights;
 }
 
+// Of the vector in the slice that a lane loads for a product. Columns 2 * q and 2 * q + 1 of it,
+// which lane column q ends with, are the q-th vectors of both halves of the slice.
+__device__ __forceinline__ int32_t multiplied_byte(int lane) {
+  return lane / 4 % 2 * (kSliceBytes / 2) + lane / 8 * kVectorBytes;
+}
+
 template <class Math, int kBatchesInFlight>
 class BlockGather {
  public:
@@ -238,11 +244,7 @@ class BlockGather {
     return plan_->batch[batches.first()].row[lane_ % 4];
   }
 
-  // Of the lane's vector in the slice. Columns 2 * q and 2 * q + 1 of a product, which lane column
-  // q ends with, are the q-th vectors of both halves of the slice.
-  __device__ __forceinline__ int32_t byte() const {
-    return lane_ / 4 % 2 * (kSliceBytes / 2) + lane_ / 8 * kVectorBytes;
-  }
+  __device__ __forceinline__ int32_t byte() const { return multiplied_byte(lane_); }
   // A lane beyond the block's channels reads the slice's first vector; its weights are 0.
   __device__ __forceinline__ void clip() {
     if (byte() >= left_) vector_ -= byte();
@@ -257,10 +259,7 @@ class BlockGather {
   }
 
   __device__ __forceinline__ void load(int slot, uint4 row) {
-    flight_[slot][0] = __ldg(reinterpret_cast<const uint4*>(vector_ + row.x));
-    flight_[slot][1] = __ldg(reinterpret_cast<const uint4*>(vector_ + row.y));
-    flight_[slot][2] = __ldg(reinterpret_cast<const uint4*>(vector_ + row.z));
-    flight_[slot][3] = __ldg(reinterpret_cast<const uint4*>(vector_ + row.w));
+    load_corners(vector_, row, flight_[slot]);  // here the rows of four samples
   }
 
   // Of the first of the batches.

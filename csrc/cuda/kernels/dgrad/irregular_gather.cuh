@@ -64,11 +64,7 @@ class IrregularGather {
   __device__ __forceinline__ int32_t row_bytes() const {
     return params_.layout.channels * kElementBytes;
   }
-  // Of a lane's vector in the slice: of those that it loads for a product (block_gather.cuh), and
-  // of those of both halves of the slice that it ends with.
-  __device__ __forceinline__ int32_t loaded_byte() const {
-    return lane_ / 4 % 2 * (kSliceBytes / 2) + lane_ / 8 * kVectorBytes;
-  }
+  // Of the vectors of both halves of the slice that a lane ends with.
   __device__ __forceinline__ int32_t byte(int half) const {
     return half * (kSliceBytes / 2) + lane_ % 4 * kVectorBytes;
   }
@@ -86,17 +82,13 @@ class IrregularGather {
 
   // The samples of light bins.
   __device__ __forceinline__ void multiply(BlockSums<Math>& sums) const {
-    const uint8_t* const vector = vector_at(loaded_byte());
+    const uint8_t* const vector = vector_at(multiplied_byte(lane_));
     for (uint32_t begin = 0; begin < planner_.samples(); begin += kPlanBatches * kBatch) {
       const int32_t batches = planner_.list(first_, begin, row_bytes());
       uint4 flight[kInFlight][4];
       const auto load = [&](int slot, int32_t batch) {
         if (batch >= batches) return;
-        const uint4 row = plan_->batch[batch].row[lane_ % 4];
-        flight[slot][0] = __ldg(reinterpret_cast<const uint4*>(vector + row.x));
-        flight[slot][1] = __ldg(reinterpret_cast<const uint4*>(vector + row.y));
-        flight[slot][2] = __ldg(reinterpret_cast<const uint4*>(vector + row.z));
-        flight[slot][3] = __ldg(reinterpret_cast<const uint4*>(vector + row.w));
+        load_corners(vector, plan_->batch[batch].row[lane_ % 4], flight[slot]);
       };
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) load(i, i);
