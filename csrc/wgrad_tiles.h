@@ -43,11 +43,10 @@ constexpr int step_ns(const WgradTile& tile, FusedMath math) {
 }
 constexpr int owgrad_step_ns(const WgradTile& tile, FusedMath) { return tile.owgrad_step_ns; }
 
-// Slices of a tap whose samples a warp plans at once, in f32: units that follow one another. It is
-// quicker with two warps for a unit.
-constexpr bool may_share_samples(const WgradTile& tile) { return tile.unit_warps == 2; }
+// Slices of a tap whose samples a warp plans at once, in f32: units that follow one another.
 inline int slices_at_once(const FusedLayout& layout, const WgradTile& tile) {
-  return may_share_samples(tile) && layout.block_channels % 64 == 0 ? 2 : 1;
+  const bool is_f32 = tile.unit_warps == 2;
+  return is_f32 && layout.block_channels % 64 == 0 ? 2 : 1;
 }
 
 // The steps of a weight gradient. Units are the steps of the forward pass (fused_layout.h).

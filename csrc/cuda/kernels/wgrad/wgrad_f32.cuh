@@ -194,11 +194,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 template <class Math>
 cudaError_t launch_wgrad_math(const WgradParams& params, cudaStream_t stream) {
   return with_wgrad_tile<Math>(params.tile, [&](auto index) {
-    if constexpr (may_share_samples(kWgradTiles[index()])) {
-      if (params.unit_slices == 2) {
-        using Config = WgradF32Config<Math, index(), 2>;
-        return launch_wgrad_config<Config, dcn_wgrad_f32_kernel<Config>>(params, stream);
-      }
+    if (params.unit_slices == 2) {
+      using Config = WgradF32Config<Math, index(), 2>;
+      return launch_wgrad_config<Config, dcn_wgrad_f32_kernel<Config>>(params, stream);
     }
     using Config = WgradF32Config<Math, index(), 1>;
     return launch_wgrad_config<Config, dcn_wgrad_f32_kernel<Config>>(params, stream);
