@@ -49,13 +49,14 @@ LandingPlan landing_plan(const ConvShape& shape, int32_t images, int32_t grad_ch
   plan.heavy_bins = take(plan.most_heavy_bins * kHeavyBinBytes);
   const int64_t heavy_row = 4 * grad_channels * int64_t{sizeof(float)};
   plan.heavy_rows = take(std::max(plan.most_heavy_bins * heavy_row, plan.samples * counted));
-  plan.records = take(plan.samples * kLandingRecordBytes);
+  plan.records = take((kFirstRecord + plan.samples) * kLandingRecordBytes);
   plan.bytes = end;
   return plan;
 }
 
 std::string why_not_landing(const ConvShape& shape, int32_t images) {
-  if (samples_of(shape, images) > kMostNumbers || bins_of(shape, images) > kMostNumbers) {
+  if (kFirstRecord + samples_of(shape, images) > kMostNumbers ||
+      bins_of(shape, images) > kMostNumbers) {
     return "landing lists number samples and corners with 31 bits, and there are " +
            std::to_string(samples_of(shape, images)) + " samples and " +
            std::to_string(bins_of(shape, images)) + " corners";

@@ -21,6 +21,9 @@ constexpr int64_t kLandingRecordBytes = 16;
 constexpr int64_t kLandingStartBytes = 4;
 constexpr int64_t kHeavyBinBytes = 16;
 
+// Records begin behind one of zeros, which is read where there is none.
+constexpr int kFirstRecord = 1;
+
 // A plane, the samples of a tap and offset group in one image, is sorted in shared memory where its
 // samples can be counted in 16 bits; a CTA has a band of its bins there.
 constexpr int32_t kMostPlaneSamples = (1 << 16) - 1;

@@ -17,18 +17,20 @@ class HostLists {
 
   HostLists(const Convolution& conv, int heavy)
       : starts(planes_of(conv.shape) * starts_of_plane(conv.shape)),
-        records(conv.shape.output_pixels() * conv.shape.D * conv.shape.taps()),
+        records(dcn::kFirstRecord + conv.shape.output_pixels() * conv.shape.D * conv.shape.taps()),
         heavy_rows(0) {
     const dcn::ConvShape& shape = conv.shape;
     const auto bins = sorted(conv);
     const int64_t of_plane = starts_of_plane(shape);
     std::vector<float> sums;  // of heavy bins
     uint32_t next = 0;
+    records[0] = {};
     for (int64_t bin = 0; bin < planes_of(shape) * of_plane; ++bin) {
       const Records& own = bins[static_cast<size_t>(bin)];
       // A gap follows the records of a tap and image of which some samples are outside.
       if (bin % of_plane == 0) {
-        next = static_cast<uint32_t>(bin / of_plane) * shape.output_pixels_per_image();
+        next = dcn::kFirstRecord +
+               static_cast<uint32_t>(bin / of_plane) * shape.output_pixels_per_image();
       }
       starts[bin] = next;
       if (static_cast<int>(own.size()) > heavy) {

@@ -26,7 +26,7 @@ cudaError_t launch_landing_sort(const LandingWork& work, cudaStream_t) {
   for (int64_t bin = 0; bin < int64_t{work.bins} + work.planes; ++bin) {
     work.starts[bin] = host.starts[bin];
   }
-  for (uint32_t i = 0; i < work.samples; ++i) work.records[i] = host.records[i];
+  for (uint32_t i = 0; i < kFirstRecord + work.samples; ++i) work.records[i] = host.records[i];
   uint32_t& heavy = *work.call.heavy_count;
   for (uint32_t bin = 0; bin + 1 < work.bins + work.planes; ++bin) {
     if (!(host.starts[bin] & kHeavyStart)) continue;
@@ -107,6 +107,9 @@ void expect_lists(const Convolution& conv, int first_image, int images) {
     }
   }
   EXPECT_EQ(heavy_count[0], heavy);
+  const dcn::LandingRecord& none = lists.records[0];  // what no sample writes is read all the same
+  EXPECT_EQ(none.row, 0u);
+  EXPECT_EQ(none.mask, 0.f);
   allow_nothing();
 }
 

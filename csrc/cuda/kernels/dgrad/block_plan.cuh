@@ -193,8 +193,8 @@ class BlockPlanner {
     return runs;
   }
 
-  // Behind the last sample that one again, with a mask of 0. Where there is none, any record, with
-  // a row of grad that exists.
+  // Behind the last sample that one again, with a mask of 0. Where there is none, the record of
+  // zeros, with a row of grad that exists.
   __device__ __forceinline__ LandingRecord find(const Runs& runs, uint32_t sample,
                                                 uint32_t first_row) const {
     const uint32_t samples = runs.samples();

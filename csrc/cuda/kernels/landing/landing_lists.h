@@ -15,8 +15,9 @@ struct alignas(16) LandingRecord {
 
 // Bins are [D][taps][image of the chunk][(H + 1) * (W + 1) + 1]; a sample whose top-left corner is
 // (y, x) is in bin (y + 1) * (W + 1) + x + 1, and in none where it is outside. Records are sorted
-// by bin, those of a bin by row; where samples are outside, a gap follows the records of their tap
-// and image. starts[bin] says where a bin's records begin, and the next one where they end.
+// by bin, those of a bin by row, from kFirstRecord on; where samples are outside, a gap follows the
+// records of their tap and image. starts[bin] says where a bin's records begin, and the next one
+// where they end.
 //
 // Records of a heavy bin, whose start has the bit kHeavyStart, are in no order. Instead
 // heavy_rows[4 * h + corner] holds the sum over its samples of mask * weight of that corner *

@@ -103,6 +103,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 1)
   const uint32_t first_bin = plane.index * work.plane_starts.value + band_begin;
   const PlaneSamples<Offset, kEven> samples(work, plane);
   samples.prefetch();
+  if (blockIdx.x == 0 && threadIdx.x == 0) clear_no_record(work);
   for (uint32_t i = threadIdx.x; i < (bins + 1) / 2; i += kPlaneThreads) shared_words[i] = 0;
   if (work.keeps_bins) {
     for (uint32_t i = work.pixels.value + threadIdx.x; i < kept_bins(work.pixels.value); ++i) {
@@ -127,7 +128,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 1)
   const int lane = threadIdx.x % 32;
   if (lane == 0) warp_before[threadIdx.x / 32] = before;
   __syncthreads();
-  const uint32_t first_record = plane.index * work.pixels.value +
+  const uint32_t first_record = kFirstRecord + plane.index * work.pixels.value +
                                 __reduce_add_sync(~0u, lane < kPlaneWarps ? warp_before[lane] : 0u);
   scan_band(work, cursors, bins, first_bin, first_record, warp_sum);
   __syncthreads();

@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(kScanThreads)
     }
   };
   load(0);
-  uint32_t begin = blockIdx.x * work.pixels.value;
+  if (blockIdx.x == 0 && threadIdx.x == 0) clear_no_record(work);
+  uint32_t begin = kFirstRecord + blockIdx.x * work.pixels.value;
   int parity = 0;
   for (uint32_t round = 0; round < bins; round += kRoundBins, parity ^= 1) {
     uint32_t count[kLaneBins], own = 0;

@@ -121,6 +121,12 @@ __device__ __forceinline__ uint32_t start_of(uint32_t begin, uint32_t count) {
   return count > kHeavyBin ? begin | kHeavyStart : begin;
 }
 
+// A thread of each call does.
+__device__ __forceinline__ void clear_no_record(const LandingWork& work) {
+  static_assert(kFirstRecord == 1);
+  work.records[0] = {};
+}
+
 // For landing_heavy.cu. The bin's records are there.
 __device__ __forceinline__ void note_heavy(const LandingWork& work, uint32_t bin, uint32_t begin,
                                            uint32_t count) {
