@@ -269,11 +269,9 @@ std::optional<Algorithm> forced_algorithm(const PlanRequest& request) {
 Algorithm choose_algorithm(const PlanRequest& request) {
   if (!request.device.is_cuda) return Algorithm::kCpu;
   if (!why_not(Algorithm::kFused, request).empty()) return Algorithm::kIm2colGemm;
-  // A gather costs less than twice the bytes of atomics, wherever there is one.
-  if (request.deterministic && request.pass == Pass::kBackward && request.output_mask[0]) {
-    return Algorithm::kFused;
-  }
-  const auto worth = request.pass == Pass::kForward ? worth_fused : worth_fused_backward;
+  const bool backward = request.pass == Pass::kBackward;
+  const bool in_fixed_point = request.deterministic && backward && request.output_mask[0];
+  const auto worth = in_fixed_point ? worth_gather : backward ? worth_fused_backward : worth_fused;
   return worth(request.shape, fused_math(request)) ? Algorithm::kFused : Algorithm::kIm2colGemm;
 }
 

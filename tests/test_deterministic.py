@@ -249,13 +249,13 @@ def test_memory_is_that_of_the_plan(dtype, lanes):
         gradients(NARROW, tensors, grad, lanes=lanes)
         plan = dcn.last_plan()
         torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_stats()["requested_bytes.all.current"]
         torch.cuda.reset_peak_memory_stats()
         values = gradients(NARROW, tensors, grad, lanes=lanes)
         torch.cuda.synchronize()
     finally:
         torch.utils.deterministic.fill_uninitialized_memory = True
     results = sum(value.numel() * value.element_size() for value in values.values())
-    extra = torch.cuda.max_memory_allocated() - before - results
+    extra = torch.cuda.memory_stats()["requested_bytes.all.peak"] - before - results
     planned = plan.workspace_bytes + plan.accumulator_bytes
     assert extra <= planned + 16 * 512, (extra, planned)  # roundings

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from cases import Case
 from fused_cases import EACH_ARITHMETIC, FEW, options, shapes
 from test_fused_plan import LAYER, case_of
 
@@ -35,6 +36,16 @@ def test_deterministic_mode_gathers_or_adds_in_fixed_point(layer, kind):
     assert chosen.algorithm == ("fused" if gathers else "im2col_gemm")
     assert ("fixed point" in str(chosen)) == (not gathers)
     assert (chosen.accumulator_bytes == 0) == gathers
+
+
+@EACH_ARITHMETIC
+def test_narrow_convolution_groups_are_not_gathered(kind):
+    """Tiles would multiply padding: 5 times slower where each channel has a group of its own."""
+    for channels, groups in ((128, 128), (256, 32)):
+        case = Case("", n=4, c=channels, size=(64, 64), k=channels, groups=groups)
+        assert why_not(case, kind, deterministic=True) == ""
+        chosen = plan(case, kind, deterministic=True)
+        assert chosen.deterministic and "fixed point" in str(chosen)
 
 
 @pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)

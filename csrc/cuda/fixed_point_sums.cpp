@@ -15,17 +15,29 @@ unsigned long long* words(const at::Tensor& tensor) {
   return static_cast<unsigned long long*>(tensor.mutable_data_ptr());
 }
 
-// A dense tensor, whatever the order of its dimensions.
-LargestParams rows_of(const at::Tensor& tensor, int64_t rows) {
+// A row an image.
+LargestParams rows_of(const void* data, Dtype dtype, int32_t images, int64_t stride,
+                      int64_t length) {
   LargestParams params{};
-  params.values.data = tensor.const_data_ptr();
-  params.values.dtype = dtype_of(tensor);
-  params.values.stride_n = tensor.numel() / rows;
-  params.values.stride_w = 1;
-  params.images = static_cast<int32_t>(rows);
+  params.values = {data, dtype, stride, 0, 0, 1};
+  params.images = images;
   params.channels = params.height = 1;
-  params.width = static_cast<int32_t>(tensor.numel() / rows);
+  params.width = static_cast<int32_t>(length);
   return params;
+}
+
+// A dense tensor, whatever the order of its dimensions.
+LargestParams rows_of(const at::Tensor& tensor, int32_t images) {
+  const int64_t length = tensor.numel() / images;
+  return rows_of(tensor.const_data_ptr(), dtype_of(tensor), images, length, length);
+}
+
+LargestParams maps_of(const SamplingMap& map, const ConvShape& shape) {
+  const int32_t channels = shape.D * shape.taps(), plane = shape.output_pixels_per_image();
+  if (map.stride_w == 1 && map.stride_h == shape.Q && map.stride_c == plane) {
+    return rows_of(map.data, map.dtype, shape.N, map.stride_n, int64_t{channels} * plane);
+  }
+  return {map, shape.N, channels, shape.P, shape.Q, nullptr};
 }
 
 }  // namespace
@@ -39,14 +51,8 @@ FixedPointSums::FixedPointSums(const Im2colGemmCall& call, const at::Tensor& gra
   const bool has_mask = call.mask.data != nullptr;
   bound_ = contribution_bound(shape, has_mask, words(largest_));
 
-  LargestParams of_mask{};
-  of_mask.values = call.mask;
-  of_mask.images = shape.N;
-  of_mask.channels = shape.D * shape.taps();
-  of_mask.height = shape.P;
-  of_mask.width = shape.Q;
   LargestParams factors[kContributionFactors] = {rows_of(grad, shape.N), rows_of(call.weight, 1),
-                                                 of_mask};
+                                                 maps_of(call.mask, shape)};
   const auto stream = c10::cuda::getCurrentCUDAStream();
   for (int i = 0; i < bound_.factors; ++i) {
     factors[i].largest = words(largest_) + i;

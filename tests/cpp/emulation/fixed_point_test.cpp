@@ -50,6 +50,23 @@ Convolution drawn(const Sizes& sizes, int bits, float spread, uint32_t seed) {
   return conv;
 }
 
+TYPED_TEST(FixedPoint, TheLargestIsFoundWhereverItIs) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  for (const size_t place : {0, 255, 2047, 2048, 4998}) {
+    std::vector<float> values(5000, -1.f);
+    values[place] = -3.f;
+    values[place + 1] = 0.f;
+    values[(place + 77) % 5000] = -kInfinity;
+    values[(place + 78) % 5000] = std::nanf("");
+    auto largest = DeviceArray<unsigned long long>::zeros(1);
+    raise_largest<TypeParam>(values, largest.data());
+    double found = 0;
+    std::memcpy(&found, largest.data(), sizeof found);
+    EXPECT_EQ(found, 3) << place;
+    allow_nothing();
+  }
+}
+
 TYPED_TEST(FixedPoint, EveryKindOfShape) {
   for (const Sizes& sizes : kSizes) {
     const Convolution conv = drawn(sizes, this->kBits, /*spread=*/2.f, /*seed=*/3);

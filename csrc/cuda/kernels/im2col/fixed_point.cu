@@ -20,35 +20,46 @@ namespace {
 
 constexpr int kMostBlocks = 2048;
 
-inline unsigned blocks_for(int64_t values) {
-  return static_cast<unsigned>(
-      std::clamp<int64_t>((values + kThreads - 1) / kThreads, 1, kMostBlocks));
+inline dim3 blocks_for(int64_t pieces) {
+  return dim3(static_cast<unsigned>(std::clamp<int64_t>(pieces, 1, kMostBlocks)));
 }
 
+// A block takes pieces of rows: neighbours for a warp, and several loads on their way a thread.
+constexpr int kLoads = 8;
+constexpr int kPiece = kLoads * kThreads;
+
+template <typename Element>
 __global__ void __launch_bounds__(kThreads)
     dcn_dgrad_fixed_point_bound_kernel(const LargestParams params) {
-  const int32_t plane = params.height * params.width;
-  const int32_t image = params.channels * plane;
-  const int64_t count = int64_t{params.images} * image;
-  double largest = 0;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
-       i += int64_t{gridDim.x} * kThreads) {
-    const int64_t n = i / image;
-    const auto inside = static_cast<int32_t>(i - n * image);
-    const int32_t channel = inside / plane, pixel = inside - channel * plane;
-    const int32_t y = pixel / params.width;
-    const OutputPixel at{static_cast<int32_t>(n), y, pixel - y * params.width};
-    const double value = fabs(load_as<double>(params.values.data, params.values.dtype,
-                                              map_index(params.values, at, channel)));
-    if (is_finite(value) && value > largest) largest = value;
+  using Coord = typename CoordOf<Element>::type;
+  const Element* values = static_cast<const Element*>(params.values.data);
+  const int64_t pieces = tiles_of(params.width, kPiece);
+  const int64_t count = int64_t{params.images} * params.channels * params.height * pieces;
+  Coord largest(0);
+  for (int64_t piece = blockIdx.x; piece < count; piece += gridDim.x) {
+    const int64_t row = piece / pieces, map = row / params.height;
+    const auto n = static_cast<int32_t>(map / params.channels);
+    const auto channel = static_cast<int32_t>(map - int64_t{n} * params.channels);
+    const auto y = static_cast<int32_t>(row - map * params.height);
+    const int64_t first = (piece - row * pieces) * kPiece + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int64_t x = first + i * kThreads;
+      if (x >= params.width) continue;
+      const OutputPixel at{n, y, static_cast<int32_t>(x)};
+      const Coord value = fabs(Coord(widen(values[map_index(params.values, at, channel)])));
+      if (is_finite(value) && value > largest) largest = value;
+    }
   }
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) {
-    largest = fmax(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+    const Coord other = __shfl_xor_sync(0xffffffffu, largest, step);
+    if (other > largest) largest = other;
   }
   // Bits of numbers that are not negative are ordered as the numbers are.
+  const double wide = largest;
   unsigned long long bits;
-  memcpy(&bits, &largest, sizeof bits);
+  memcpy(&bits, &wide, sizeof bits);
   if (threadIdx.x % 32 == 0 && bits != 0) atomicMax(params.largest, bits);
 }
 
@@ -147,8 +158,11 @@ cudaError_t with_element(Dtype dtype, Call&& call) {
 }  // namespace
 
 cudaError_t launch_largest(const LargestParams& params, cudaStream_t stream) {
-  const int64_t count = int64_t{params.images} * params.channels * params.height * params.width;
-  return launch(dcn_dgrad_fixed_point_bound_kernel, dim3(blocks_for(count)), 0, stream, params);
+  const int64_t rows = int64_t{params.images} * params.channels * params.height;
+  return with_element(params.values.dtype, [&](auto element) {
+    return launch(dcn_dgrad_fixed_point_bound_kernel<decltype(element)>,
+                  blocks_for(rows * tiles_of(params.width, kPiece)), 0, stream, params);
+  });
 }
 
 cudaError_t launch_fixed_point_scatter(FixedPointScatterParams params, cudaStream_t stream) {
@@ -166,7 +180,7 @@ cudaError_t launch_fixed_point_scatter(FixedPointScatterParams params, cudaStrea
 cudaError_t launch_fixed_point_store(const FixedPointStoreParams& params, cudaStream_t stream) {
   return with_element(params.dtype, [&](auto element) {
     return launch(dcn_dgrad_fixed_point_store_kernel<decltype(element)>,
-                  dim3(blocks_for(params.count)), 0, stream, params);
+                  blocks_for(tiles_of(params.count, kThreads)), 0, stream, params);
   });
 }
 
