@@ -1,11 +1,13 @@
 # CUDA: host files that know torch, and kernels that do not (they compile in seconds).
 target_sources(dcn PRIVATE
   csrc/cuda/bias_gradient.cpp csrc/cuda/deform_conv2d.cpp csrc/cuda/device_info.cpp
+  csrc/cuda/fixed_point_sums.cpp
   csrc/cuda/fused.cpp csrc/cuda/fused_backward.cpp csrc/cuda/gemm.cpp csrc/cuda/im2col_gemm.cpp
   csrc/cuda/layout.cpp csrc/cuda/padded_nhwc.cpp csrc/cuda/scatter_backward.cpp)
 set(kernels csrc/cuda/kernels)
 target_sources(dcn PRIVATE
-  ${kernels}/im2col/col2im.cu ${kernels}/im2col/column_sum.cu ${kernels}/im2col/im2col.cu
+  ${kernels}/im2col/col2im.cu ${kernels}/im2col/column_sum.cu ${kernels}/im2col/fixed_point.cu
+  ${kernels}/im2col/im2col.cu
   ${kernels}/layout/layout.cu ${kernels}/layout/pack_weight.cu ${kernels}/layout/pad_channels.cu
   ${kernels}/landing/landing_lists.cu ${kernels}/landing/landing_planes.cu
   ${kernels}/landing/landing_sort.cu

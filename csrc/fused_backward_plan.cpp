@@ -196,8 +196,15 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
   return plan;
 }
 
+// H200, bf16, gathered and in fixed point: 2 x 64 x 32 x 32 takes 39 and 75 us, 2 x 512 x 25 x 42
+// 138 and 236; but 4 x 128 x 64 x 64 depthwise 3749 and 680, 4 x 256 x 64 x 64 in 32 groups 925 and
+// 700.
+bool worth_gather(const ConvShape& shape, FusedMath math) {
+  return worth_fused(shape, math) && worth_fused(transposed(shape), math);
+}
+
 bool worth_fused_backward(const ConvShape& shape, FusedMath math) {
-  if (!worth_fused(shape, math) || !worth_fused(transposed(shape), math)) return false;
+  if (!worth_gather(shape, math)) return false;
   if (scatters(shape) && !worth_scatter(shape)) return false;
   const int64_t products =
       shape.output_pixels() * shape.output_channels_per_group() * shape.gemm_k() * shape.G;

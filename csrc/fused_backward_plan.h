@@ -43,6 +43,8 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
 
 // Whether fused is quicker than writing columns.
 bool worth_fused_backward(const ConvShape& shape, FusedMath math);
+// The same, beside columns whose input gradient is added up in fixed point. Where fused gathers.
+bool worth_gather(const ConvShape& shape, FusedMath math);
 
 // Empty, or why the backward pass of this shape is not for fused.
 std::string why_not_fused_backward(const ConvShape& shape, FusedMath math,

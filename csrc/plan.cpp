@@ -96,9 +96,11 @@ Plan plan_im2col_gemm(const PlanRequest& request) {
   plan.columns_bytes = plan.lanes * plan.chunk_pixels * column_bytes(request);
   plan.workspace_bytes = plan.columns_bytes + fixed_bytes(request, plan.lanes);
   if (request.pass == Pass::kBackward && request.output_mask[0]) {
-    const int64_t sum = request.dtype == Dtype::kF64 ? 8 : 4;
+    // Sums of atomic additions, which commute in fixed point only. A word of that is as large as an
+    // f64, and f64 takes two.
+    plan.fixed_point = plan.deterministic = request.deterministic;
+    const int64_t sum = (request.dtype == Dtype::kF64 ? 8 : 4) * (plan.fixed_point ? 2 : 1);
     plan.accumulator_bytes = request.shape.input_pixels() * request.shape.C * sum;
-    plan.deterministic = false;  // the input gradient is a sum of atomic additions
   }
   return plan;
 }
@@ -229,12 +231,7 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
     case Algorithm::kCpu:
       return request.device.is_cuda ? "cpu runs on CPU tensors, but the device is a GPU" : "";
     case Algorithm::kIm2colGemm:
-      if (!request.device.is_cuda) return "im2col_gemm runs on a GPU, but the device is the CPU";
-      if (request.deterministic && request.pass == Pass::kBackward && request.output_mask[0]) {
-        return "im2col_gemm adds the input gradient up with atomics, so its bits differ from run "
-               "to run";
-      }
-      return "";
+      return request.device.is_cuda ? "" : "im2col_gemm runs on a GPU, but the device is the CPU";
     case Algorithm::kFused:
       if (!request.device.is_cuda) return "fused runs on a GPU, but the device is the CPU";
       if (request.dtype == Dtype::kF64)
@@ -260,9 +257,8 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
 }
 
 // Forced on a forward pass whose backward it cannot serve, fused leaves that to the plan.
-std::optional<Algorithm> forced_algorithm(PlanRequest request) {
+std::optional<Algorithm> forced_algorithm(const PlanRequest& request) {
   if (!request.forced) return std::nullopt;
-  request.deterministic = false;
   if (request.pass == Pass::kBackward && request.forced->algorithm == Algorithm::kFused &&
       !why_not(Algorithm::kFused, request).empty()) {
     return std::nullopt;
@@ -272,17 +268,11 @@ std::optional<Algorithm> forced_algorithm(PlanRequest request) {
 
 Algorithm choose_algorithm(const PlanRequest& request) {
   if (!request.device.is_cuda) return Algorithm::kCpu;
-  // Whatever it costs, where the other cannot.
-  const bool only_fused = !why_not(Algorithm::kIm2colGemm, request).empty();
-  if (only_fused && request.deterministic && !why_not(Algorithm::kFused, request).empty()) {
-    PlanRequest relaxed = request;
-    relaxed.deterministic = false;
-    return choose_algorithm(relaxed);
-  }
-  const auto worth = request.pass == Pass::kForward ? worth_fused : worth_fused_backward;
-  const bool fused = why_not(Algorithm::kFused, request).empty() &&
-                     (only_fused || worth(request.shape, fused_math(request)));
-  return fused ? Algorithm::kFused : Algorithm::kIm2colGemm;
+  if (!why_not(Algorithm::kFused, request).empty()) return Algorithm::kIm2colGemm;
+  const bool backward = request.pass == Pass::kBackward;
+  const bool in_fixed_point = request.deterministic && backward && request.output_mask[0];
+  const auto worth = in_fixed_point ? worth_gather : backward ? worth_fused_backward : worth_fused;
+  return worth(request.shape, fused_math(request)) ? Algorithm::kFused : Algorithm::kIm2colGemm;
 }
 
 std::string why_not_packed(const PlanRequest& request) {
@@ -302,12 +292,8 @@ std::string why_not_packed(const PlanRequest& request) {
 Plan make_plan(const PlanRequest& request) {
   const std::string invalid = why_invalid(request.shape);
   if (!invalid.empty()) throw std::invalid_argument(invalid);
-  // The caller raises PyTorch's own alert when nothing deterministic serves the request; it must
-  // still run under warn_only.
-  PlanRequest relaxed = request;
-  relaxed.deterministic = false;
   const std::optional<Algorithm> forced = forced_algorithm(request);
-  const std::string reason = forced ? why_not(*forced, relaxed) : "";
+  const std::string reason = forced ? why_not(*forced, request) : "";
   if (!reason.empty()) throw std::invalid_argument(reason);
   const Algorithm algorithm = forced ? *forced : choose_algorithm(request);
   switch (algorithm) {
@@ -328,6 +314,7 @@ std::string Plan::to_string() const {
     text << ": " << chunks << " chunk" << (chunks == 1 ? "" : "s") << " of " << chunk_pixels
          << " pixels on " << lanes << " lane" << (lanes == 1 ? "" : "s") << ", workspace "
          << (workspace_bytes + kMiB / 2) / kMiB << " MiB";
+    if (fixed_point) text << ", input gradient in fixed point";
   }
   if (algorithm == Algorithm::kFused) {
     text << ": " << (fused.tile >= 0 ? describe(fused) : describe(fused_backward)) << ", workspace "

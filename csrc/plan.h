@@ -71,7 +71,9 @@ struct Plan {
   int lanes = 1;                     // chunks in flight, each on a stream of its own
   int64_t columns_bytes = 0;         // all lanes together
   int64_t workspace_bytes = 0;       // columns, GEMM workspaces, partial sums and their total
-  int64_t accumulator_bytes = 0;     // f32 sums of the input gradient, where the dtype is narrower
+  int64_t accumulator_bytes = 0;     // sums of the input gradient: in f32, where the dtype is
+                                     // narrower, or in fixed point
+  bool fixed_point = false;          // im2col_gemm adds the input gradient up in integers
   bool deterministic = true;         // same inputs, same bits
   FusedPlan fused;                   // where the algorithm is fused, of a forward pass
   FusedBackwardPlan fused_backward;  // and of a backward pass
@@ -92,8 +94,7 @@ std::string why_invalid(const ConvShape& shape);
 std::string why_not(Algorithm algorithm, const PlanRequest& request);
 
 // Throws std::invalid_argument with that sentence when a forced algorithm cannot serve the request.
-// Determinism alone refuses nothing here: the plan says whether it is deterministic, and the caller
-// raises or warns, as PyTorch is set to.
+// Asked for determinism, every plan is deterministic.
 Plan make_plan(const PlanRequest& request);
 
 // How fused multiplies.

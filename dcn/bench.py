@@ -162,7 +162,7 @@ def backward_of(forward: Callable[[], Tensor], leaves: list[Tensor], grad: Tenso
 
 def in_deterministic_mode(run: Callable[[], object]) -> Callable[[], object]:
     """`run` under `torch.use_deterministic_algorithms`, without the filling of memory, which is for
-    finding bugs. PyTorch raises RuntimeError from what has no deterministic way."""
+    finding bugs."""
 
     def deterministic() -> object:
         torch.use_deterministic_algorithms(True)

@@ -7,7 +7,6 @@ all the same, only the same bits are not asked of it.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -76,7 +75,8 @@ def run_backward(
         values = torch.ops.dcn.deform_conv2d_backward(
             *case.backward_arguments(grad, tensors), wanted
         )
-    legal = algorithm == "fused" and not why_not_backward(case, kind, names)
+    mode = torch.are_deterministic_algorithms_enabled()
+    legal = algorithm == "fused" and not why_not_backward(case, kind, names, deterministic=mode)
     assert (dcn.last_plan().algorithm == "fused") == legal
     for name, value in zip(LEAVES, values, strict=True):
         if name not in names:
@@ -88,23 +88,12 @@ def run_backward(
 
 
 def repeatable(case: Case, kind: Arithmetic, tensors: Tensors, names=LEAVES) -> list[str]:
-    """Those of the gradients whose bits are the same each run: fused's, unless it scatters."""
+    """Those of the gradients whose bits are the same each run outside of deterministic mode, too:
+    fused's, unless it scatters.
+    """
     given_names = [name for name in names if tensors[name] is not None]
     legal = not why_not_backward(case, kind, given_names, deterministic=True)
     return [name for name in given_names if legal or name != "input"]
-
-
-@contextmanager
-def poisoned_or_warned() -> Iterator[None]:
-    """As `poisoned`, where the plan may have nothing deterministic."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from fused_cases import (
     draw,
     in_layout,
     needs_gpu,
+    poisoned,
     tf32_as,
 )
 from fused_gradients import (
@@ -22,7 +23,7 @@ from fused_gradients import (
     drawing,
     gradient_of_output,
     leaves_of,
-    poisoned_or_warned,
+    leftovers,
     repeatable,
     run_backward,
     same,
@@ -56,7 +57,7 @@ def test_any_strides_give_the_same_bits(case, name, view, kind):
     else:
         viewed, changed = grad, tensors | {name: VIEWS[view](tensors[name])}
         assert torch.equal(changed[name], tensors[name])
-    with poisoned_or_warned():
+    with leftovers():
         ours = run_backward(case, kind, changed, viewed)
     assert not (bad := differing(case, kind, ours, expected)), bad
 
@@ -187,6 +188,6 @@ def test_an_incoming_gradient_that_nobody_gave(kind):
     case = Case("", n=2, c=64, size=(5, 7), k=24)
     tensors = draw(case, kind)
     zeros = torch.zeros(case.n, case.k, *case.output_size, device="cuda", dtype=kind.dtype)
-    with poisoned_or_warned():
+    with poisoned():
         values = run_backward(case, kind, tensors, zeros)
     assert all((value == 0).all() for value in values.values())

@@ -12,12 +12,11 @@ import math
 import pytest
 import torch
 from cases import LEAVES, Case
-from fused_cases import EACH_ARITHMETIC, LAYOUTS, draw, in_layout, needs_gpu
+from fused_cases import EACH_ARITHMETIC, LAYOUTS, draw, in_layout, needs_gpu, poisoned
 from fused_gradients import (
     Allowance,
     gradient_of_output,
     leftovers,
-    poisoned_or_warned,
     reference_gradients,
     run_backward,
 )
@@ -58,7 +57,7 @@ def check(case, kind, tensors, grad, names=LEAVES, clean=None, reached=None):
     wrong = []
     for layout in LAYOUTS:
         arguments = in_layout(tensors, layout), grad.contiguous(memory_format=layout)
-        for way in (poisoned_or_warned, leftovers):
+        for way in (poisoned, leftovers):
             with way():
                 ours = run_backward(case, kind, *arguments, names)
             for name, value in ours.items():
@@ -142,7 +141,7 @@ def test_all_samples_outside(kind, place, content):
     tensors, grad = draw(case, kind), gradient_of_output(case, kind)
     tensors["offset"].copy_(torch.tensor(place))  # inf in f16
     tensors["input"].fill_(content)
-    for way in (poisoned_or_warned, leftovers):
+    for way in (poisoned, leftovers):
         with way():
             values = run_backward(case, kind, tensors, grad)
         for name in ("input", "weight", "offset", "mask"):
@@ -289,6 +288,6 @@ def test_what_lies_behind_a_slice_is_not_read(kind):
 
     allowance = Allowance(case, kind, lambda seed: (tensors, grad))
     inside = tensors | {"input": sliced(tensors["input"])}
-    with poisoned_or_warned():
+    with poisoned():
         values = run_backward(case, kind, inside, sliced(grad))
     assert not (bad := allowance.excesses(values)), bad

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from cases import Case
 from fused_cases import EACH_ARITHMETIC, FEW, options, shapes
 from test_fused_plan import LAYER, case_of
 
@@ -27,10 +28,24 @@ def test_memory_beyond_inputs_and_outputs_is_bounded(layer, kind, deterministic)
 
 @LAYER
 @EACH_ARITHMETIC
-def test_deterministic_mode_has_a_deterministic_plan_where_there_is_one(layer, kind):
+def test_deterministic_mode_gathers_or_adds_in_fixed_point(layer, kind):
     case = case_of(layer)
-    reason = why_not(case, kind, deterministic=True)
-    assert plan(case, kind, deterministic=True).deterministic == (reason == "")
+    chosen = plan(case, kind, deterministic=True)
+    assert chosen.deterministic
+    gathers = why_not(case, kind, deterministic=True) == ""
+    assert chosen.algorithm == ("fused" if gathers else "im2col_gemm")
+    assert ("fixed point" in str(chosen)) == (not gathers)
+    assert (chosen.accumulator_bytes == 0) == gathers
+
+
+@EACH_ARITHMETIC
+def test_narrow_convolution_groups_are_not_gathered(kind):
+    """Tiles would multiply padding: 5 times slower where each channel has a group of its own."""
+    for channels, groups in ((128, 128), (256, 32)):
+        case = Case("", n=4, c=channels, size=(64, 64), k=channels, groups=groups)
+        assert why_not(case, kind, deterministic=True) == ""
+        chosen = plan(case, kind, deterministic=True)
+        assert chosen.deterministic and "fixed point" in str(chosen)
 
 
 @pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
@@ -48,8 +63,8 @@ def test_gradients_that_are_not_asked_for_take_no_memory(case, kind):
 
 # What an H200 measured, but in float32, where fused is quicker throughout: small calls last as long
 # as their launches, and where channels are many cuBLAS multiplies better. Deterministic mode takes
-# fused all the same.
-# Narrow offset groups are scattered: as im2col_gemm does, in no order.
+# fused all the same, where that gathers; narrow offset groups it scatters in no order, but
+# im2col_gemm in fixed point.
 TAKES_IM2COL = {"seed-small", "rcnn-c5"}
 
 

@@ -6,13 +6,12 @@ import random
 import pytest
 import torch
 from cases import LEAVES
-from fused_cases import ARITHMETICS, needs_gpu, tf32_as
+from fused_cases import ARITHMETICS, needs_gpu, poisoned, tf32_as
 from fused_gradients import (
     Allowance,
     given,
     gradient_of_output,
     leftovers,
-    poisoned_or_warned,
     run_backward,
     whole_1024ths,
     why_not_backward,
@@ -61,7 +60,7 @@ def test_random_shapes(first):
         allowance = Allowance(case, kind, drawn)
         names = random_names(rng, allowance.tensors)
         run = run_backward if rng.random() < 0.7 else unforced
-        with rng.choice((poisoned_or_warned, leftovers))():
+        with rng.choice((poisoned, leftovers))():
             values = run(case, kind, allowance.tensors, allowance.grad, names)
         if found := allowance.excesses(values):
             bad.append(f"seed {seed}, {kind.name}, {dcn.last_plan()}, {case}: {found}")

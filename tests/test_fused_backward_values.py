@@ -17,6 +17,7 @@ from fused_cases import (
     forced_plan,
     in_layout,
     needs_gpu,
+    poisoned,
     tf32_as,
 )
 from fused_gradients import (
@@ -26,7 +27,6 @@ from fused_gradients import (
     gradient_of_output,
     leaves_of,
     leftovers,
-    poisoned_or_warned,
     reference_gradients,
     run_backward,
     whole_1024ths,
@@ -54,7 +54,7 @@ def check(case: Case, kind, drawn) -> None:
     for layout in LAYOUTS:
         tensors, grad = in_layout(allowance.tensors, layout), allowance.grad
         grad = grad.contiguous(memory_format=layout)
-        ways = {"deterministic": poisoned_or_warned}
+        ways = {"deterministic": poisoned}
         plans = [
             str(forced_plan(case, kind, -1, 0, pass_="backward", deterministic=mode))
             for mode in (True, False)
@@ -195,7 +195,7 @@ WANTED = {
 @EACH_ARITHMETIC
 def test_only_what_is_asked_for_is_computed(case, names, kind):
     allowance = Allowance(case, kind, drawing(case, kind))
-    with poisoned_or_warned():
+    with leftovers():
         values = run_backward(case, kind, allowance.tensors, allowance.grad, names)
     assert tuple(name for name in LEAVES if name in values) == names
     bad = allowance.excesses(values)

@@ -113,7 +113,7 @@ def test_im2col_step_is_a_number_of_images():
 
 
 def reason(algorithm, **more):
-    return dcn.why_not(algorithm, *shapes(LAYERS[0]), **options(LAYERS[0]), **more)
+    return dcn.why_not(algorithm, *shapes(LAYERS[0]), **(options(LAYERS[0]) | more))
 
 
 def test_reasons_are_sentences_and_legal_is_empty():
@@ -123,12 +123,9 @@ def test_reasons_are_sentences_and_legal_is_empty():
     assert reason("im2col_gemm", device="cpu") == (
         "im2col_gemm runs on a GPU, but the device is the CPU"
     )
-    atomics = reason("im2col_gemm", pass_="backward", deterministic=True)
+    assert reason("im2col_gemm", pass_="backward", deterministic=True) == ""
+    atomics = reason("fused", pass_="backward", deterministic=True, offset_groups=16)
     assert "atomics" in atomics and "differ from run to run" in atomics
-    weights_only = (False, True, True, True, True)
-    assert (
-        reason("im2col_gemm", pass_="backward", deterministic=True, output_mask=weights_only) == ""
-    )
 
 
 def test_the_plan_says_whether_it_is_deterministic():
@@ -136,8 +133,34 @@ def test_the_plan_says_whether_it_is_deterministic():
     assert plan(LAYERS[0], pass_="backward", deterministic=True).deterministic
     atomics = {"pass_": "backward", "algorithm": "im2col_gemm"}
     assert not plan(LAYERS[0], **atomics).deterministic
+    assert plan(LAYERS[0], **atomics, deterministic=True).deterministic
     assert plan(LAYERS[0], **atomics, output_mask=(False, True, True, True, True)).deterministic
     assert plan(LAYERS[0], pass_="backward", device="cpu").deterministic
+
+
+@LAYER
+@pytest.mark.parametrize("dtype", ["f64", "f32", "f16", "bf16"])
+@pytest.mark.parametrize("device", ["cpu", "h200", "a100", "l20", "rtx4090"])
+def test_deterministic_mode_is_served_everywhere(layer, dtype, device):
+    for algorithm in (None, "cpu" if device == "cpu" else "im2col_gemm"):
+        call = {"dtype": dtype, "device": device, "pass_": "backward", "algorithm": algorithm}
+        assert plan(layer, **call, deterministic=True).deterministic
+
+
+def test_fixed_point_is_said_and_counted():
+    """A word of 64 bits for each value of the input, two in float64."""
+    layer = LAYERS[0]
+    values = layer.N * layer.C * layer.H * layer.W
+    for dtype, words in (("f64", 2), ("f32", 1), ("f16", 1)):
+        given = {"dtype": dtype, "pass_": "backward"}
+        chosen = im2col_plan(layer, **given, deterministic=True)
+        assert chosen.accumulator_bytes == 8 * words * values
+        assert str(chosen).endswith(", input gradient in fixed point")
+        default = im2col_plan(layer, **given)
+        assert chosen.workspace_bytes == default.workspace_bytes
+        assert "fixed point" not in str(default)
+        others = im2col_plan(layer, **given, deterministic=True, output_mask=[False] + [True] * 4)
+        assert others.accumulator_bytes == 0 and "fixed point" not in str(others)
 
 
 @pytest.mark.parametrize(

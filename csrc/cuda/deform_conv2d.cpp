@@ -147,8 +147,8 @@ Tensor empty_gradient(const Tensor& like, bool wanted) {
   return at::empty(like.sizes(), like.options().memory_format(at::MemoryFormat::Contiguous));
 }
 
-// Gradients by im2col_gemm: sums in f32 (f64 for f64), then the dtype and format that the caller is
-// owed. An empty batch has gradients of 0.
+// Gradients by im2col_gemm: sums in f32 (f64 for f64) or in fixed point, then the dtype and format
+// that the caller is owed. An empty batch has gradients of 0.
 FusedGradients im2col_gradients(const DeformConvCall& call, const ConvShape& shape,
                                 const Plan& plan, const Tensor& grad_nhwc,
                                 std::array<bool, 5> output_mask) {
@@ -157,7 +157,9 @@ FusedGradients im2col_gradients(const DeformConvCall& call, const ConvShape& sha
   const auto sums = input.options().dtype(sum_type);
   Im2colGemmGradients gradients;
   if (output_mask[0]) {
-    gradients.input = at::empty(input.sizes(), sums.memory_format(kChannelsLast)).zero_();
+    const auto stored = plan.fixed_point ? input.options() : sums;
+    gradients.input = at::empty(input.sizes(), stored.memory_format(kChannelsLast));
+    if (!plan.fixed_point) gradients.input.zero_();
   }
   if (output_mask[1]) gradients.weight = at::empty({plan.lanes, shape.K, shape.gemm_k()}, sums);
   gradients.offset = empty_gradient(call.offset, output_mask[2]);
@@ -216,8 +218,6 @@ Gradients deform_conv2d_backward_cuda(const Tensor& grad, const Tensor& input, c
   const c10::cuda::CUDAGuard guard(input.device());
   output_mask[3] = output_mask[3] && call.has_mask();
   const Plan plan = plan_call(call, shape, Pass::kBackward, output_mask, std::nullopt);
-  if (!plan.deterministic) at::globalContext().alertNotDeterministic("deform_conv2d_backward_cuda");
-
   const Tensor grad_nhwc = to_nhwc(grad);
   std::optional<BiasGradient> bias;
   if (output_mask[4]) bias.emplace(grad_nhwc, shape);

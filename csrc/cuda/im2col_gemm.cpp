@@ -7,13 +7,15 @@
 //              GEMM    output[pixels, K] (+)= columns * weight^T, a batch entry a group, in place
 //
 //   backward   GEMM    gradient columns = grad[pixels, K] * weight
-//              col2im  offset and mask gradients; input gradient, by atomics; columns in place of
-//                      their gradients
+//              col2im  offset and mask gradients; input gradient, by atomics (in deterministic
+//                      mode by a scatter before, in fixed point); columns in place of their
+//                      gradients
 //              GEMM    weight gradient of the lane += grad^T * columns
 //
 // While one lane's GEMM fills the tensor cores, another lane gathers. Each lane has its slice of
 // the columns, its cuBLAS workspace and its sum of the weight gradient; which chunks a lane serves
-// is fixed, and lanes are added in order, so the bits of all but the input gradient repeat.
+// is fixed, and lanes are added in order, so the bits of all but the input gradient repeat, and its
+// own where integers are added.
 // Everything is allocated on the caller's stream before the fork.
 #include "im2col_gemm.h"
 
@@ -22,6 +24,7 @@
 #include <c10/cuda/CUDAException.h>
 
 #include "device_info.h"
+#include "fixed_point_sums.h"
 #include "gemm.h"
 #include "stream_fork.h"
 #include "workspace.h"
@@ -199,8 +202,11 @@ void im2col_gemm_backward(const Im2colGemmCall& call, const Tensor& grad,
                           const Im2colGemmGradients& gradients) {
   const ConvShape& shape = call.shape;
   const auto data = [](const Tensor& t) { return t.defined() ? t.mutable_data_ptr() : nullptr; };
-  const bool samples =
-      gradients.input.defined() || gradients.offset.defined() || gradients.mask.defined();
+  std::optional<FixedPointSums> sums;
+  if (call.plan.fixed_point) sums.emplace(call, grad);
+  const bool sampling = gradients.offset.defined() || gradients.mask.defined();
+  const bool samples = sampling || gradients.input.defined();
+  const bool only_sums = sums && !sampling && !gradients.weight.defined();
   Gemm gemm(c10::cuda::getCurrentCUDAStream());
   for_each_chunk(call, Pass::kBackward, gemm,
                  [&](const ColumnParams& chunk, cudaStream_t stream, int lane, int64_t first,
@@ -209,10 +215,12 @@ void im2col_gemm_backward(const Im2colGemmCall& call, const Tensor& grad,
                                                shape.gemm_n(), call.dtype};
                    if (samples) {
                      gemm.run(gradient_columns(call, chunk, grad_rows));
+                     if (sums) sums->scatter(chunk, stream);
+                     if (only_sums) return;
                      Col2imParams params{};
                      params.chunk = chunk;
                      params.write_columns = gradients.weight.defined();
-                     params.grad_input = data(gradients.input);
+                     params.grad_input = sums ? nullptr : data(gradients.input);
                      params.grad_offset = data(gradients.offset);
                      params.grad_mask = data(gradients.mask);
                      C10_CUDA_CHECK(launch_col2im(params, stream));
@@ -226,6 +234,7 @@ void im2col_gemm_backward(const Im2colGemmCall& call, const Tensor& grad,
                                               gradients.weight.select(0, lane), first_of_lane));
                    }
                  });
+  if (sums) sums->store(gradients.input);
 }
 
 }  // namespace dcn

@@ -28,7 +28,8 @@ void im2col_gemm_forward(const Im2colGemmCall& call, const std::optional<at::Ten
 
 // The gradients that a backward pass asks for; undefined ones are not computed.
 struct Im2colGemmGradients {
-  at::Tensor input;   // f32 (f64 for f64) channels_last, zeroed: sums are added to it
+  at::Tensor input;   // channels_last; f32 (f64 for f64), zeroed: sums are added to it. Where the
+                      // plan has sums in fixed point, in the call's dtype, written whole
   at::Tensor weight;  // [lanes, K, R*S*C/G], f32 (f64 for f64): each lane's sum, written whole
   at::Tensor offset;  // contiguous
   at::Tensor mask;    // contiguous

@@ -92,14 +92,45 @@ TEST(Packed, OneOrderServesEveryTileOfSm90) {
   EXPECT_GT(served, 3);
 }
 
-TEST(WhyNot, AtomicsAreNotDeterministic) {
+TEST(WhyNot, AtomicsOfFloatsAreNotDeterministic) {
   PlanRequest backward = request(layer(2, 64, 32, 32, 64));
   backward.pass = Pass::kBackward;
-  EXPECT_EQ(why_not(Algorithm::kIm2colGemm, backward), "");
+  backward.shape.D = 8;
+  EXPECT_EQ(why_not(Algorithm::kFused, backward), "");
   backward.deterministic = true;
-  EXPECT_NE(why_not(Algorithm::kIm2colGemm, backward).find("atomics"), std::string::npos);
-  backward.output_mask[0] = false;
+  EXPECT_NE(why_not(Algorithm::kFused, backward).find("atomics"), std::string::npos);
   EXPECT_EQ(why_not(Algorithm::kIm2colGemm, backward), "");
+  backward.output_mask[0] = false;
+  EXPECT_EQ(why_not(Algorithm::kFused, backward), "");
+}
+
+// Forced or not, whatever the shape, the device and the gradients that are wanted.
+TEST(MakePlan, DeterministicModeAlwaysHasAPlan) {
+  const std::optional<ForcedPlan> demands[] = {std::nullopt, ForcedPlan{Algorithm::kIm2colGemm},
+                                               ForcedPlan{Algorithm::kFused}};
+  for (const char* device : {"h200", "a100", "l20", "rtx4090"}) {
+    for (const Dtype dtype : kDtypes) {
+      for (const int D : {1, 2, 8, 64}) {
+        for (const int G : {1, 2, 64}) {
+          for (const auto& forced : demands) {
+            for (const bool input : {false, true}) {
+              PlanRequest asked = request(layer(2, 64, 32, 32, 64), device);
+              asked.pass = Pass::kBackward;
+              asked.dtype = dtype;
+              asked.shape.D = D;
+              asked.shape.G = G;
+              asked.forced = forced;
+              asked.deterministic = true;
+              asked.output_mask[0] = input;
+              const Plan plan = make_plan(asked);
+              EXPECT_TRUE(plan.deterministic) << device << ' ' << D << ' ' << G;
+              EXPECT_EQ(plan.fixed_point, input && plan.algorithm == Algorithm::kIm2colGemm);
+            }
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST(MakePlan, FollowsTheDevice) {
@@ -212,6 +243,11 @@ TEST(Im2colGemm, BackwardPaysForWhatIsAsked) {
   asked.output_mask[0] = true;
   EXPECT_EQ(make_plan(asked).accumulator_bytes, int64_t{2} * 64 * 32 * 32 * 4);
   EXPECT_FALSE(make_plan(asked).deterministic);
+  asked.deterministic = true;
+  EXPECT_EQ(make_plan(asked).accumulator_bytes, int64_t{2} * 64 * 32 * 32 * 8);
+  EXPECT_TRUE(make_plan(asked).deterministic);
+  asked.dtype = Dtype::kF64;
+  EXPECT_EQ(make_plan(asked).accumulator_bytes, int64_t{2} * 64 * 32 * 32 * 16);
 }
 
 // Each lane has a sum of the weight gradient, and several lanes a total beside them.

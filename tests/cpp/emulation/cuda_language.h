@@ -98,8 +98,14 @@ T atomicAdd(T* to, T value) {
   *to += value;
   return before;
 }
-inline uint32_t atomicOr(uint32_t* to, uint32_t bits) { return std::exchange(*to, *to | bits); }
-inline uint32_t atomicMax(uint32_t* to, uint32_t value) {
+template <typename T>
+T atomicOr(T* to, T bits) {
+  emulation::check_access(to, sizeof(T));
+  return std::exchange(*to, *to | bits);
+}
+template <typename T>
+T atomicMax(T* to, T value) {
+  emulation::check_access(to, sizeof(T));
   return std::exchange(*to, std::max(*to, value));
 }
 inline int32_t atomicExch(int32_t* to, int32_t value) {
