@@ -11,6 +11,8 @@
 //   store    words to the gradient in its own type
 //
 // The scatter is bound by its atomics: 32 bytes for each value of the columns (64 in f64).
+#include <algorithm>
+
 #include "../kernel_setup.h"
 #include "../sampling.cuh"
 #include "fixed_point_params.h"
@@ -56,11 +58,12 @@ __global__ void __launch_bounds__(kThreads)
     const Coord other = __shfl_xor_sync(0xffffffffu, largest, step);
     if (other > largest) largest = other;
   }
-  // Bits of numbers that are not negative are ordered as the numbers are.
+  // Bits of numbers that are not negative are ordered as the numbers are. Most warps see a larger
+  // one there: atomics of all to one address would take turns.
   const double wide = largest;
   unsigned long long bits;
   memcpy(&bits, &wide, sizeof bits);
-  if (threadIdx.x % 32 == 0 && bits != 0) atomicMax(params.largest, bits);
+  if (threadIdx.x % 32 == 0 && bits > __ldcg(params.largest)) atomicMax(params.largest, bits);
 }
 
 template <typename Coord>
