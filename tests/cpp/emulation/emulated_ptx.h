@@ -36,6 +36,13 @@ inline void bulk_copy_expected(uint32_t to, const void* from, uint32_t bytes, ui
   emulation::bulk_copy(to, from, bytes, barrier);
 }
 
+inline void bulk_prefetch(const void* from, uint32_t bytes) {
+  if (reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes % 16 != 0) {
+    emulation::fail("misaligned prefetch");
+  }
+  emulation::check_access(from, bytes);
+}
+
 inline uint4 load_shared(uint32_t from) {
   if (from % 16 != 0) emulation::fail("misaligned load");
   uint4 vector;
