@@ -31,9 +31,13 @@ bool fused_takes(const Tensor& packed, const ConvShape& shape, const FusedPlan& 
 
 namespace {
 
+// The weight first: packing must not wait for what the kernel behind it reads.
 void prefetch_for(const FusedCall& call, PackWeightParams& pack) {
   const ConvShape& shape = call.shape;
   const int32_t maps = shape.D * shape.taps();
+  if (call.weight.is_non_overlapping_and_dense()) {
+    pack.prefetch[0] = prefetch_of(pack.weight, static_cast<int64_t>(call.weight.nbytes()));
+  }
   pack.prefetch[1] = prefetch_of(call.offset, shape, 2 * maps);
   pack.prefetch[2] = prefetch_of(call.mask, shape, maps);
   pack.prefetch[3] =
