@@ -1,4 +1,5 @@
-// Where a weight lies in a packed tile for wgmma: rows are output channels, 128 bytes of gemm_k each.
+// Where a weight lies in a packed tile for wgmma: rows are output channels, 128 bytes of gemm_k
+// each.
 //
 // Two permutations make the kernels' lives easy, and cost nothing where weights are packed: gemm_k
 // inside a slice, so that a lane's vector of channels is a fragment of A as it comes
