@@ -29,6 +29,23 @@ bool fused_takes(const Tensor& packed, const ConvShape& shape, const FusedPlan& 
          packed.is_contiguous() && vectors_aligned(packed);
 }
 
+namespace {
+
+// The weight first: packing must not wait for what the kernel behind it reads.
+void prefetch_for(const FusedCall& call, PackWeightParams& pack) {
+  const ConvShape& shape = call.shape;
+  const int32_t maps = shape.D * shape.taps();
+  if (call.weight.is_non_overlapping_and_dense()) {
+    pack.prefetch[0] = prefetch_of(pack.weight, static_cast<int64_t>(call.weight.nbytes()));
+  }
+  pack.prefetch[1] = prefetch_of(call.offset, shape, 2 * maps);
+  pack.prefetch[2] = prefetch_of(call.mask, shape, maps);
+  pack.prefetch[3] =
+      prefetch_of(call.input.const_data_ptr(), static_cast<int64_t>(call.input.nbytes()));
+}
+
+}  // namespace
+
 void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, const Tensor& output) {
   const FusedPlan& plan = call.plan.fused;
   const FusedLayout layout = fused_layout(call.shape, element_bytes(plan.math));
@@ -51,6 +68,7 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
     pack.for_mma_sync = sm80;
     pack.beside_conversion = converted && !sm80;
     pack.packed = packed.mutable_data_ptr();
+    if (!converted) prefetch_for(call, pack);
     C10_CUDA_CHECK(launch_pack_weight(pack, stream));
   }
 

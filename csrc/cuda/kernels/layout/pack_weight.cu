@@ -2,11 +2,8 @@
 // and a lane 4 bytes of it, so that loads of consecutive channels and all stores are coalesced.
 //
 // Rows are output channels, 128 bytes of gemm_k each, in tiles: [group][step][part][tile], steps in
-// the order of fused_layout.h, so that a kernel whose tiles are wider finds several side by side.
-// Two permutations make the kernels' lives easy, and cost nothing here: gemm_k inside a slice, so
-// that a lane's vector of channels is a fragment of A as it comes (fused_gather.cuh), and the
-// channels of a tile, so that a lane ends with consecutive ones (fprop_epilogue.cuh). Vectors of a
-// row are swizzled as wgmma reads them.
+// the order of fused_layout.h, so that a kernel whose tiles are wider finds several side by side;
+// weight_order.cuh says what lies where in a tile.
 //
 // For mma.sync the order is [group][tile][step], and a tile holds vectors instead of rows, each for
 // one lane and load (fused_mma.cuh): [half slice][part][8 output channels][lane], channels of
@@ -18,31 +15,18 @@
 #include "../ptx_sm90.cuh"
 #include "../sampling.cuh"
 #include "../with_math.h"
+#include "prefetch.cuh"
+#include "weight_order.cuh"
 
 namespace dcn {
 namespace {
 
-// Output channel of the tile at row `row`.
-__device__ __forceinline__ int32_t tile_channel(int32_t row) {
-  return row / 32 * 32 + row / 2 % 4 * 8 + row / 8 % 4 * 2 + row % 2;
-}
-
-// Where the 4 bytes of a row go that lie at 4 * `lane` in the order of the channels. For wgmma, a
-// vector of 16 bytes of the channels is what a lane of a quad gathers, and its 4 parts are its
-// registers of the fragments: of two multiplications, an early and a late one each. So vectors of
-// the tile have that part of the four lanes. A lane gathers one vector of each half slice, or two
-// neighbours where offset groups are narrow.
+// Where a lane's 4 bytes go.
 template <bool kForMmaSync>
 __device__ __forceinline__ int32_t byte_of_tile(int32_t row, int32_t lane, int32_t half_bytes,
                                                 bool narrow) {
-  const int32_t half = lane / 16;
-  if constexpr (kForMmaSync) {
-    return half * half_bytes + (row / 8 * 32 + row % 8 * 4) * kVectorBytes + lane % 16 * 4;
-  } else {
-    const int32_t vector = lane / 4, part = lane % 4;  // part: 2 * k + late
-    const int32_t turn = narrow ? vector % 2 : half, quad = narrow ? vector / 2 : vector % 4;
-    return row * kSliceBytes + ((turn * 4 + part) ^ row % 8) * kVectorBytes + quad * 4;
-  }
+  if (!kForMmaSync) return row * kSliceBytes + byte_of_row(row, lane, narrow);
+  return lane / 16 * half_bytes + (row / 8 * 32 + row % 8 * 4) * kVectorBytes + lane % 16 * 4;
 }
 
 constexpr int kRows = 8;  // of a block, a warp each
@@ -78,6 +62,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kParts = weight_parts(Math::kKind);
   constexpr int kChannels = 4 / sizeof(Element);  // of a lane
   ptx::launch_dependents();
+  prefetch_parts(params);
   const ConvShape& shape = params.shape;
   const FusedLayout& layout = params.layout;
   zero_counters(params);
