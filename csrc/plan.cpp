@@ -254,7 +254,8 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
             {request.device.compute_capability, request.device.multiprocessors},
             request.output_mask);
       }
-      return why_not_fused(request.shape, fused_math(request));
+      return why_not_fused_forward(request.shape, fused_math(request),
+                                   request.device.compute_capability);
   }
   throw std::logic_error("an algorithm without a reason");
 }
@@ -270,6 +271,12 @@ std::optional<Algorithm> forced_algorithm(PlanRequest request) {
   return request.forced->algorithm;
 }
 
+bool worth_fused_call(const PlanRequest& request) {
+  const FusedMath math = fused_math(request);
+  if (request.pass == Pass::kBackward) return worth_fused_backward(request.shape, math);
+  return worth_fused_forward(request.shape, math, request.device.compute_capability);
+}
+
 Algorithm choose_algorithm(const PlanRequest& request) {
   if (!request.device.is_cuda) return Algorithm::kCpu;
   // Whatever it costs, where the other cannot.
@@ -279,9 +286,8 @@ Algorithm choose_algorithm(const PlanRequest& request) {
     relaxed.deterministic = false;
     return choose_algorithm(relaxed);
   }
-  const auto worth = request.pass == Pass::kForward ? worth_fused : worth_fused_backward;
-  const bool fused = why_not(Algorithm::kFused, request).empty() &&
-                     (only_fused || worth(request.shape, fused_math(request)));
+  const bool fused =
+      why_not(Algorithm::kFused, request).empty() && (only_fused || worth_fused_call(request));
   return fused ? Algorithm::kFused : Algorithm::kIm2colGemm;
 }
 

@@ -46,6 +46,7 @@ struct PackWeightParams {
   int32_t tile_channels;
   bool for_mma_sync;       // the order of fprop_sm80, otherwise that of fprop_sm90
   bool beside_conversion;  // the kernel before converts the image, of which this one needs nothing
+  int32_t merged = 1;      // groups of the weight that are one of the shape
   Prefetch prefetch[4];    // in this order, or none
   void* packed;
   int32_t* counters;  // zeroed, or null
@@ -86,6 +87,12 @@ struct FpropParams {
   int32_t split_k;  // CTAs that share a tile, each with a part of the steps
 };
 
+// The same for merged groups: those of the shape are several, with so many channels each.
+struct MergedFpropParams : FpropParams {
+  int32_t own_channels;  // of the image
+  Divisor own_outputs;
+};
+
 // NHWC [pixels, C] to [pixels, layout.channels], zeros where the layout pads.
 struct PadChannelsParams {
   const void* from;
@@ -98,8 +105,9 @@ struct PadChannelsParams {
 
 cudaError_t launch_pad_channels(const PadChannelsParams& params, cudaStream_t stream);
 cudaError_t launch_pack_weight(const PackWeightParams& params, cudaStream_t stream);
-// `tile` is an index of kFpropTiles, of that architecture.
-cudaError_t launch_fprop_sm90(const FpropParams& params, FusedMath math, int tile,
+// `tile` is an index of kFpropTiles, of that architecture. `merged`: groups that are one of the
+// shape.
+cudaError_t launch_fprop_sm90(const FpropParams& params, FusedMath math, int tile, int merged,
                               int multiprocessors, cudaStream_t stream);
 cudaError_t launch_fprop_sm80(const FpropParams& params, FusedMath math, int tile,
                               int multiprocessors, cudaStream_t stream);

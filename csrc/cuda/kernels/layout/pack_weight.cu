@@ -42,7 +42,9 @@ struct Loads {
 struct PackWalk : PackWeightParams {
   Divisor units, slices, chunks;  // of a tile's walk: chunks of slices of blocks
   Divisor channel_tiles, kernel_width;
-  bool pairs;  // two channels of 16 bits are one load
+  Divisor own_outputs;   // of one of the merged groups
+  int32_t own_channels;  // of gemm_k
+  bool pairs;            // two channels of 16 bits are one load
 };
 
 // Zeroes the counters: every kernel here.
@@ -79,14 +81,17 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t tile_in_group = tile - group * params.channel_tiles.value;
   const int32_t lane = threadIdx.x % 32, row = blockIdx.y * kRows + threadIdx.x / 32;
   const int32_t k = tile_in_group * params.tile_channels + tile_channel(row);
+  const int32_t first_c = params.own_outputs.quotient(k) * params.own_channels;
   const Element* from[kChannels];
   bool exists[kChannels];
 #pragma unroll
   for (int e = 0; e < kChannels; ++e) {
     const int32_t in_block = (slice * 32 + lane) * kChannels + e;
     const int32_t padded = block * layout.block_channels + in_block;
-    const int32_t c = layout.padded() ? unpadded_channel(layout, padded) : padded;
-    exists[e] = k < shape.output_channels_per_group() && in_block < layout.block_channels && c >= 0;
+    const int32_t of_all = layout.padded() ? unpadded_channel(layout, padded) : padded;
+    const int32_t c = of_all - first_c;  // where k and c are of different groups, it is beyond
+    exists[e] = k < shape.output_channels_per_group() && in_block < layout.block_channels &&
+                of_all >= 0 && static_cast<uint32_t>(c) < params.own_channels;
     from[e] = static_cast<const Element*>(params.weight) + group * params.stride_g +
               k * params.stride_k + c * params.stride_c;
   }
@@ -232,13 +237,13 @@ bool in_columns(const PackWeightParams& params) {
                           params.shape.output_channels_per_group();
   return !params.for_mma_sync && params.stride_k == 1 && params.tile_channels == kPieceChannels &&
          params.layout.blocks == 1 && !params.layout.padded() && !params.layout.narrow &&
-         strides * bytes % kVectorBytes == 0 &&
+         params.merged == 1 && strides * bytes % kVectorBytes == 0 &&
          reinterpret_cast<uintptr_t>(params.weight) % kVectorBytes == 0;
 }
 
 // Whether two channels that follow one another lie side by side, and aligned, for every tap.
-bool in_pairs(const PackWeightParams& params) {
-  return params.stride_c == 1 && params.layout.segment % 2 == 0 &&
+bool in_pairs(const PackWalk& params) {
+  return params.stride_c == 1 && (params.layout.segment | params.own_channels) % 2 == 0 &&
          (params.stride_g | params.stride_k | params.stride_r | params.stride_s) % 2 == 0 &&
          reinterpret_cast<uintptr_t>(params.weight) % 4 == 0;
 }
@@ -257,7 +262,9 @@ cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
   walk.chunks = Divisor(static_cast<uint32_t>(chunks));
   walk.channel_tiles = Divisor(static_cast<uint32_t>(channel_tiles));
   walk.kernel_width = Divisor(params.shape.S);
-  walk.pairs = in_pairs(params);
+  walk.own_outputs = Divisor(params.shape.output_channels_per_group() / params.merged);
+  walk.own_channels = params.shape.channels_per_group() / params.merged;
+  walk.pairs = in_pairs(walk);
   if (!kForMmaSync && in_columns(params)) {
     const unsigned blocks = params.shape.G * channel_tiles * layout.slices * params.shape.taps();
     walk.units = Divisor(static_cast<uint32_t>(layout.slices * params.shape.taps()));

@@ -16,6 +16,11 @@ __device__ __forceinline__ int32_t tile_channel(int32_t row) {
   return row / 32 * 32 + row / 2 % 4 * 8 + row / 8 % 4 * 2 + row % 2;
 }
 
+// And the row of a channel.
+__device__ __forceinline__ int32_t tile_row_of(int32_t channel) {
+  return channel / 32 * 32 + channel % 8 / 2 * 8 + channel / 8 % 4 * 2 + channel % 2;
+}
+
 // Where the 4 bytes of a row go that lie at 4 * `lane` in the order of the channels. A vector of 16
 // bytes of the channels is what a lane of a quad gathers, and its 4 parts are its registers of the
 // fragments: of two multiplications, an early and a late one each. So vectors of the row have that
