@@ -225,9 +225,8 @@ constexpr bool tile_exists(const FpropTile& tile, FusedMath math) {
 // Whether the tile is compiled for merged groups too (fprop_merged_sm90.cuh), which have 64 output
 // channels most of the time.
 constexpr bool tile_merges(const FpropTile& tile, FusedMath math) {
-  const bool wanted = tile.pixels != 128 || math == FusedMath::k3xTf32;
   return tile_exists(tile, math) && tile.architecture == 90 && tile.channels == kPieceChannels &&
-         tile.turns == 1 && wanted;
+         tile.turns == 1;
 }
 
 }  // namespace dcn

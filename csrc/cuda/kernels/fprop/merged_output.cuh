@@ -43,16 +43,18 @@ __device__ __forceinline__ float sum_of_own(const MergedFpropParams& params, int
   using Element = typename Math::Element;
   const ConvShape& shape = params.shape;
   const FusedLayout& layout = params.layout;
-  const int32_t first = params.own_outputs.quotient(k) * params.own_channels;
+  const int32_t per_offset_group = shape.channels_per_offset_group();
+  const int32_t before = group * shape.channels_per_group();
   const uint32_t row_elements = shape.W * layout.channels;
   const Element* const image = static_cast<const Element*>(params.input) +
                                int64_t{at.n} * shape.H * row_elements +
                                group * layout.group_channels;
+  int32_t c = params.own_outputs.quotient(k) * params.own_channels;
+  const int32_t end = c + params.own_channels;
   float sum = 0.f;
-#pragma unroll 1
-  for (int32_t c = first; c < first + params.own_channels; ++c) {
-    const int32_t padded = padded_channel(layout, c);
-    const int32_t d = params.offset_group.quotient(group * layout.group_channels + padded);
+  while (c < end) {  // channels that share their samples
+    const int32_t d = (before + c) / per_offset_group;
+    const int32_t last = min(end, (d + 1) * per_offset_group - before);
 #pragma unroll 1
     for (int32_t tap = 0; tap < shape.taps(); ++tap) {
       const int32_t r = params.kernel_width.quotient(tap), s = tap - r * shape.S;
@@ -62,14 +64,19 @@ __device__ __forceinline__ float sum_of_own(const MergedFpropParams& params, int
           fused_sample(shape.origin_y(at.p, r) + offset.value(offset.load(0)),
                        shape.origin_x(at.q, s) + offset.value(offset.load(1)),
                        mask.absent() ? 1.f : mask.value(mask.load(0)), shape.H, shape.W,
-                       row_elements, layout.channels, padded);
-      float value = sample.weight.x * widen(image[sample.corner.x]);
-      value = fmaf(sample.weight.y, widen(image[sample.corner.y]), value);
-      value = fmaf(sample.weight.z, widen(image[sample.corner.z]), value);
-      value = fmaf(sample.weight.w, widen(image[sample.corner.w]), value);
-      if (sample.outside) value = 0.f;
-      sum = fmaf(value, packed_weight<Math>(params, group, k, padded, tap), sum);
+                       row_elements, layout.channels, /*image_base=*/0);
+#pragma unroll 2
+      for (int32_t i = c; i < last; ++i) {
+        const int32_t padded = padded_channel(layout, i);
+        float value = sample.weight.x * widen(image[sample.corner.x + padded]);
+        value = fmaf(sample.weight.y, widen(image[sample.corner.y + padded]), value);
+        value = fmaf(sample.weight.z, widen(image[sample.corner.z + padded]), value);
+        value = fmaf(sample.weight.w, widen(image[sample.corner.w + padded]), value);
+        if (sample.outside) value = 0.f;
+        sum = fmaf(value, packed_weight<Math>(params, group, k, padded, tap), sum);
+      }
     }
+    c = last;
   }
   return sum;
 }
@@ -98,38 +105,36 @@ class MergedOutput : public OutputTile<Math> {
   __device__ __forceinline__ void end(RowOf row_of) const {
     if (__all_sync(~0u, again_ == 0)) return;
     ptx::wait_for_previous_grid();  // each thread reads the weight by itself
+    __syncwarp();                   // other lanes have stored what is written over
     const TileRow row = row_of();
-    const int lane = threadIdx.x & 31;
 #pragma unroll 1
-    for (int r = 0; r < 2; ++r) {
-      const int from = lane / 4 + 8 * r;
-      const int64_t origin = __shfl_sync(~0u, Base::origin_, from);
-      const OutputPixel at{__shfl_sync(~0u, row.at.n, from), __shfl_sync(~0u, row.at.p, from),
-                           __shfl_sync(~0u, row.at.q, from)};
-      if (origin < 0) continue;
+    for (int i = 0; i < 2 * kPieceChannels / kChannelsPerStore; ++i) {
+      uint32_t lanes = __ballot_sync(~0u, again_ >> i & 1u);
 #pragma unroll 1
-      for (uint32_t left = again_ >> r & 0x55555555u; left != 0; left &= left - 1) {
-        store_again((__ffs(left) - 1) / 2, origin, at);
+      while (lanes != 0) {
+        const int quad = (__ffs(lanes) - 1) / 4, from = quad + 8 * (i % 2);
+        lanes &= ~(0xfu << 4 * quad);
+        const int64_t origin = __shfl_sync(~0u, Base::origin_, from);
+        const OutputPixel at{__shfl_sync(~0u, row.at.n, from), __shfl_sync(~0u, row.at.p, from),
+                             __shfl_sync(~0u, row.at.q, from)};
+        if (origin >= 0) store_again(i / 2, origin, at);
       }
     }
   }
 
  private:
-  // This lane's channels of store j.
+  // This lane's channel of store j.
   __device__ __forceinline__ void store_again(int j, int64_t origin, OutputPixel at) const {
     const ConvShape& shape = params_.shape;
     const int32_t per_group = shape.output_channels_per_group();
     const uint32_t tile = ptx::unkept(blockIdx.y), group = params_.channel_tiles.quotient(tile);
-    const int32_t first_of_tile = (tile - group * params_.channel_tiles.value) * kPieceChannels;
+    const int32_t lane = threadIdx.x & 31, in_tile = j * kChannelsPerStore + lane;
+    const int32_t k = (tile - group * params_.channel_tiles.value) * kPieceChannels + in_tile;
+    if (k >= per_group) return;
     const int64_t step = params_.nchw ? shape.output_pixels_per_image() : 1;
-    const int32_t first = j * kChannelsPerStore + 8 * (threadIdx.x & 3);  // of the tile
-#pragma unroll 1
-    for (int32_t i = 0; i < min(per_group - first_of_tile - first, 8); ++i) {
-      const int32_t k = first_of_tile + first + i;
-      const float sum = sum_of_own<Math>(params_, group, k, at);
-      narrow(sum + Base::bias_[j * kChannelsPerStore + i],
-             static_cast<Element*>(params_.output)[origin + (group * per_group + k) * step]);
-    }
+    const float bias = Base::bias_[in_tile - 8 * (lane & 3)];
+    narrow(sum_of_own<Math>(params_, group, k, at) + bias,
+           static_cast<Element*>(params_.output)[origin + (group * per_group + k) * step]);
   }
 
   const MergedFpropParams& params_;
