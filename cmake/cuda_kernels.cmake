@@ -27,7 +27,8 @@ foreach(math f16 bf16 tf32 3xtf32)
   foreach(kernel fprop dgrad ograd wgrad)
     target_sources(dcn_sm90 PRIVATE ${kernels}/${kernel}/${kernel}_sm90_${math}.cu)
   endforeach()
-  target_sources(dcn_sm90 PRIVATE ${kernels}/scatter/scatter_${math}.cu)
+  target_sources(dcn_sm90 PRIVATE
+    ${kernels}/fprop/fprop_merged_sm90_${math}.cu ${kernels}/scatter/scatter_${math}.cu)
 endforeach()
 set_target_properties(dcn_sm90 PROPERTIES CUDA_ARCHITECTURES 90a-real POSITION_INDEPENDENT_CODE ON)
 target_compile_options(dcn_sm90 PRIVATE -Xptxas=-warn-spills --expt-relaxed-constexpr)
@@ -36,9 +37,10 @@ target_sources(dcn PRIVATE $<TARGET_OBJECTS:dcn_sm90>)
 # quicker than without (more values in flight) or that no plan of the ten layers takes; the tile of
 # dgrad_sm90 with 256 channels reads 236 to 432 bytes back, between its steps.
 set(may_spill col2im im2col fprop_sm80_f16 fprop_sm80_bf16 fprop_sm90_f16 fprop_sm90_bf16
-  fprop_sm90_tf32 fprop_sm90_3xtf32 dgrad_sm90_f16 dgrad_sm90_bf16 dgrad_sm90_tf32 ograd_sm90_tf32
-  owgrad_sm90_f16 owgrad_sm90_bf16 scatter_f16 scatter_bf16 scatter_3xtf32 wgrad_sm90_tf32
-  wgrad_sm90_3xtf32)
+  fprop_sm90_tf32 fprop_sm90_3xtf32 fprop_merged_sm90_f16 fprop_merged_sm90_bf16
+  fprop_merged_sm90_tf32 fprop_merged_sm90_3xtf32 dgrad_sm90_f16 dgrad_sm90_bf16 dgrad_sm90_tf32
+  ograd_sm90_tf32 owgrad_sm90_f16 owgrad_sm90_bf16 scatter_f16 scatter_bf16 scatter_3xtf32
+  wgrad_sm90_tf32 wgrad_sm90_3xtf32)
 foreach(target dcn dcn_sm90)
   get_target_property(sources ${target} SOURCES)
   foreach(source ${sources})

@@ -222,5 +222,11 @@ constexpr bool tile_exists(const FpropTile& tile, FusedMath math) {
   const int most = tile.architecture == 80 ? kFusedSharedBytesSm80 : kFusedSharedBytes;
   return step_ns(tile, math) > 0 && shared_bytes(tile, math, 1) <= most;
 }
+// Whether the tile is compiled for merged groups too (fprop_merged_sm90.cuh), which have 64 output
+// channels most of the time.
+constexpr bool tile_merges(const FpropTile& tile, FusedMath math) {
+  return tile_exists(tile, math) && tile.architecture == 90 && tile.channels == kPieceChannels &&
+         tile.turns == 1;
+}
 
 }  // namespace dcn

@@ -36,6 +36,14 @@ inline ConvShape transposed(const ConvShape& shape) {
   return back;
 }
 
+// Small convolution groups side by side, run as one: its weight is zero where an output and an
+// input channel are of different groups.
+inline ConvShape merged(const ConvShape& shape, int32_t groups) {
+  ConvShape run = shape;
+  run.G /= groups;
+  return run;
+}
+
 struct FusedLayout {
   int32_t segment = 0;          // consecutive channels that share convolution and offset group
   int32_t padded_segment = 0;   // the same, with zeros up to a whole vector
@@ -93,11 +101,24 @@ DCN_HOST_DEVICE FusedStep step_at(const FusedLayout& layout, int32_t taps, int32
   return {block, first_tap, slice, first_tap + rest - slice * chunk};
 }
 
+// The step of a tap of a slice.
+DCN_HOST_DEVICE int32_t step_of(const FusedLayout& layout, int32_t taps, int32_t block,
+                                int32_t slice, int32_t tap) {
+  const int32_t first_tap = tap / layout.chunk_taps * layout.chunk_taps, left = taps - first_tap;
+  const int32_t chunk = left < layout.chunk_taps ? left : layout.chunk_taps;
+  return (block * taps + first_tap) * layout.slices + slice * chunk + tap - first_tap;
+}
+
 // The channel of the caller's convolution group that a padded one holds, or -1 for a zero.
 DCN_HOST_DEVICE int32_t unpadded_channel(const FusedLayout& layout, int32_t padded) {
   const int32_t segment = padded / layout.padded_segment;
   const int32_t inside = padded - segment * layout.padded_segment;
   return inside < layout.segment ? segment * layout.segment + inside : -1;
+}
+// And where that channel is.
+DCN_HOST_DEVICE int32_t padded_channel(const FusedLayout& layout, int32_t channel) {
+  const int32_t segment = channel / layout.segment;
+  return segment * layout.padded_segment + channel - segment * layout.segment;
 }
 
 }  // namespace dcn

@@ -21,12 +21,17 @@ struct FusedPlan {
   FusedMath math = FusedMath::kF16;
   int tile = -1;  // of kFpropTiles
   int split_k = 1;
+  int merged = 1;            // convolution groups that run as one
   int64_t packed_bytes = 0;  // of the weight, where the call packs it
   bool prepacked = false;    // the caller has done that before
 };
 inline int64_t workspace_bytes(const FusedPlan& plan) { return plan.packed_bytes; }
 
 std::string describe(const FusedPlan& plan);
+
+// How many convolution groups run as one in the forward pass: at most as many as have a slice's
+// channels together, where that saves products; one on other devices than those of 9.x.
+int merged_groups(const ConvShape& shape, FusedMath math, int compute_capability);
 
 // The tile and the split: the given ones (-1, 0: free), or the quickest by the estimate.
 // A tile of fprop_sm80 runs on any device, and is chosen where fprop_sm90 does not run.
@@ -47,8 +52,11 @@ bool takes_packed_weight(const FusedPlan& plan);
 // Whether fused is quicker than writing columns: it multiplies whole tiles, so small groups are
 // mostly zeros.
 bool worth_fused(const ConvShape& shape, FusedMath math);
+// The same of the forward pass, which merges small groups.
+bool worth_fused_forward(const ConvShape& shape, FusedMath math, int compute_capability);
 
-// Empty, or why the forward pass of this shape is not for fused.
+// Empty, or why fused is not for a pass of this shape.
 std::string why_not_fused(const ConvShape& shape, FusedMath math);
+std::string why_not_fused_forward(const ConvShape& shape, FusedMath math, int compute_capability);
 
 }  // namespace dcn

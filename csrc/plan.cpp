@@ -251,7 +251,8 @@ std::string why_not(Algorithm algorithm, const PlanRequest& request) {
             {request.device.compute_capability, request.device.multiprocessors},
             request.output_mask);
       }
-      return why_not_fused(request.shape, fused_math(request));
+      return why_not_fused_forward(request.shape, fused_math(request),
+                                   request.device.compute_capability);
   }
   throw std::logic_error("an algorithm without a reason");
 }
@@ -266,13 +267,19 @@ std::optional<Algorithm> forced_algorithm(const PlanRequest& request) {
   return request.forced->algorithm;
 }
 
+bool worth_fused_call(const PlanRequest& request) {
+  const FusedMath math = fused_math(request);
+  if (request.pass == Pass::kBackward) {
+    const bool in_fixed_point = request.deterministic && request.output_mask[0];
+    return (in_fixed_point ? worth_gather : worth_fused_backward)(request.shape, math);
+  }
+  return worth_fused_forward(request.shape, math, request.device.compute_capability);
+}
+
 Algorithm choose_algorithm(const PlanRequest& request) {
   if (!request.device.is_cuda) return Algorithm::kCpu;
-  if (!why_not(Algorithm::kFused, request).empty()) return Algorithm::kIm2colGemm;
-  const bool backward = request.pass == Pass::kBackward;
-  const bool in_fixed_point = request.deterministic && backward && request.output_mask[0];
-  const auto worth = in_fixed_point ? worth_gather : backward ? worth_fused_backward : worth_fused;
-  return worth(request.shape, fused_math(request)) ? Algorithm::kFused : Algorithm::kIm2colGemm;
+  const bool fused = why_not(Algorithm::kFused, request).empty() && worth_fused_call(request);
+  return fused ? Algorithm::kFused : Algorithm::kIm2colGemm;
 }
 
 std::string why_not_packed(const PlanRequest& request) {

@@ -91,8 +91,8 @@ def plan(
     Returns:
         A value with ``algorithm``, ``chunk_pixels``, ``chunks``, ``lanes``, ``columns_bytes``,
         ``workspace_bytes``, ``accumulator_bytes`` and ``deterministic``; of `fused` also ``tile``,
-        ``split_k`` and ``prepacked`` (in `last_plan`: the call took a weight that `prepack` had
-        packed).
+        ``split_k``, ``merged`` (small convolution groups that run as one) and ``prepacked`` (in
+        `last_plan`: the call took a weight that `prepack` had packed).
 
     Raises:
         ValueError: for a shape that no convolution has, and for an algorithm that cannot serve it.

@@ -31,7 +31,7 @@ def prepack(module: nn.Module, offset_groups: int = 1) -> nn.Module:
         module: in eval mode; a model, or a layer. Served are the layers of `dcn`, converted ones,
             and all of `dcn.compat` but BiRefNet's; calls of functions are not. Layers that fused
             would not run stay as they are: on CPUs and on GPUs of another compute capability than
-            9.x, in float64, with small groups.
+            9.x, in float64, with small groups of many output channels.
         offset_groups: D of the layers that take their offset as an argument (`DeformConv2d`), which
             do not know it. Called with another D, they pack for themselves.
 

@@ -92,6 +92,11 @@ FUSED_CASES = [
     channels(128, g=2, k=130), channels(96, g=3), channels(192, g=3, k=33), channels(128, g=32),
     channels(130, g=2, k=14), channels(6, g=3, k=6), channels(24, g=24, k=24),
     channels(24, g=24, k=48, bias=False),
+    # So small ones that several run as one: an offset group is of one, or of several of them.
+    channels(256, g=32), channels(128, g=128, k=128), channels(64, g=64, k=128),
+    channels(320, g=32, k=96), channels(60, g=4, k=44, size=(40, 50)), channels(256, 4, 32),
+    channels(64, 8, 16, k=64), channels(36, 6, 12, k=24), channels(96, 4, 32, k=64, n=1),
+    kernel(7, 7, 64, groups=16, k=32, n=1), kernel(1, 1, 130, groups=26, k=26),
     # Both: nested either way, equal, and neither dividing the other.
     channels(128, 2, 2), channels(256, 4, 2, k=70), channels(128, 2, 4), channels(128, 4, 32),
     channels(140, 2, 2, k=6), channels(384, 3, 2), channels(384, 2, 3), channels(768, 4, 6),
@@ -123,7 +128,9 @@ STURDY = Case("sturdy", n=3, c=144, size=(9, 21), k=72, groups=2, offset_groups=
 SMALL = Case("small", n=2, c=64, size=(16, 16), k=64)
 LARGE_KERNEL = Case("large kernel", n=1, c=65, size=(13, 12), k=100, kernel=(4, 5), padding=(2, 2))
 NARROW = Case("narrow offset groups", n=2, c=48, size=(13, 35), k=40, offset_groups=6)
+MERGED = Case("merged groups", n=2, c=120, size=(11, 21), k=96, groups=24)
 FEW = [STURDY, SMALL, LARGE_KERNEL, NARROW]
+FEW_FORWARD = [*FEW, MERGED]
 
 
 def shapes(case: Case) -> tuple[tuple[int, ...], tuple[int, ...]]:

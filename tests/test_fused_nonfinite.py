@@ -32,6 +32,12 @@ GEOMETRY = Case(
 )
 # Padded channels, and kernels of more than one plan.
 PADDED = Case("padded", n=1, c=15, size=(4, 3), k=9, kernel=(1, 11), padding=(0, 5))
+# Groups that run as one, and have several offset groups; in the second, channels are padded.
+MERGED = [
+    Case("depthwise", n=1, c=72, size=(3, 4), k=72, groups=72, kernel=(2, 2), padding=(1, 0)),
+    Case("groups", n=1, c=36, size=(4, 3), k=24, groups=12, offset_groups=6, kernel=(1, 3),
+         padding=(0, 1)),
+]  # fmt: skip
 GEOMETRIES = pytest.mark.parametrize("case", [GEOMETRY, PADDED], ids=lambda case: case.name)
 
 
@@ -223,6 +229,32 @@ def test_a_bad_image_does_not_reach_its_neighbours(kind, name):
     tensors[name][2] = NAN
     bad = check(case, kind, tensors, clean)
     assert bad[2].all() and not bad[[0, 1, 3, 4]].any()
+
+
+@pytest.mark.parametrize("case", MERGED, ids=lambda case: case.name)
+@EACH_ARITHMETIC
+@pytest.mark.parametrize("name", ["input", "offset", "mask", "weight"])
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_bad_number_stays_in_its_group(case, kind, name, value):
+    """What is beside it is as close to the reference as ever, not of the same bits."""
+    if name == "weight":
+        tensors = draw(case, kind)
+        clean = tensors | {name: tensors[name].clone()}
+        tensors[name][[1, -1]] = value
+    else:
+        case, tensors, clean = bad_images(case, kind, name, value, few(every(case, name)))
+    expected, truth = reference(case, tensors), reference(case, clean)
+    finite = expected.isfinite()
+    assert finite.any()
+    assert finite.all() == (name == "offset" and value == INF)  # samples outside
+    for tile, split_k in choices(case, kind):
+        plain = run(case, kind, clean, tile, split_k)
+        allowed = 2 * (plain - truth).abs().max() + 1e-6
+        for layout in LAYOUTS:
+            with poisoned():
+                out = run(case, kind, in_layout(tensors, layout), tile, split_k)
+            assert torch.equal(out.isfinite(), finite), (tile, split_k, layout)
+            assert (out - expected)[finite].abs().max() <= allowed, (tile, split_k, layout)
 
 
 @EACH_ARITHMETIC

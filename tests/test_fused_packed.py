@@ -12,7 +12,7 @@ from cases import Case
 from fused_cases import (
     ARITHMETICS,
     EACH_ARITHMETIC,
-    FEW,
+    FEW_FORWARD,
     LAYOUTS,
     SMALL,
     STURDY,
@@ -51,10 +51,11 @@ def run_packed(case: Case, kind, tensors, packed, tile: int = -1, split_k: int =
 
 
 PACKED_CASES = [
-    *FEW,
+    *FEW_FORWARD,
     channels(1, k=17), channels(33, k=40), channels(64, k=100), channels(64, k=200),
     channels(64, k=320), channels(16, 2, k=64), channels(128, 16, k=130), channels(30, 2, k=200),
     channels(128, g=2, k=130), channels(256, 4, 2, k=260), channels(384, 3, 2, k=140),
+    channels(256, g=32), channels(128, g=128, k=256),
     Case("7x7", n=1, c=130, size=(8, 8), k=136, kernel=(7, 7), padding=(3, 3), offset_groups=2),
     Case("1x1", c=64, size=(9, 13), k=256, kernel=(1, 1), padding=(0, 0), mask=False, bias=False),
 ]  # fmt: skip
@@ -104,7 +105,7 @@ def test_a_packed_weight_that_does_not_fit_is_left(kind):
     assert took and torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", FEW_FORWARD, ids=lambda case: case.name)
 @EACH_ARITHMETIC
 def test_in_a_graph(case, kind):
     """Counters of a split begin at zero each time; the second call reads what the first writes."""
@@ -236,6 +237,6 @@ def test_a_compiled_model(kind):
 
 
 def test_layers_that_nothing_serves_stay_as_they_are():
-    layers = [dcn.DeformConv2dPack(64, 64, 3, groups=64), dcn.DeformConv2dPack(8, 8, 3).double()]
+    layers = [dcn.DeformConv2dPack(64, 4096, 3, groups=64), dcn.DeformConv2dPack(8, 8, 3).double()]
     model = dcn.prepack(nn.Sequential(*layers).cuda().eval())
     assert all(layer.packed_weight is None for layer in model)

@@ -7,6 +7,7 @@ from fused_cases import (
     EACH_ARITHMETIC,
     EACH_CASE,
     FEW,
+    FEW_FORWARD,
     MOST_PARTS,
     MOST_TILES,
     choices,
@@ -144,13 +145,24 @@ def test_the_plan_takes_fused_where_it_is_legal(case, kind):
 
 
 @EACH_ARITHMETIC
-@pytest.mark.parametrize(
-    "groups, algorithm", [(3, "fused"), (32, "im2col_gemm"), (192, "im2col_gemm")]
-)
-def test_groups_that_would_be_mostly_zeros_run_im2col_gemm(groups, algorithm, kind):
+@pytest.mark.parametrize("groups, merged", [(3, (1, 1)), (32, (8, 4)), (192, (64, 32))])
+def test_small_groups_run_as_one(groups, merged, kind):
     case = Case("", n=4, c=192, size=(64, 64), k=192, groups=groups)
     assert why_not_fused(case, kind) == ""
-    assert plan(case, dtype=kind.dtype, tf32=kind.tf32).algorithm == algorithm
+    chosen = plan(case, dtype=kind.dtype, tf32=kind.tf32)
+    assert (chosen.algorithm, chosen.merged) == ("fused", merged[kind.wide])
+    assert ("groups as one" in str(chosen)) == (chosen.merged > 1)
+    elsewhere = plan(case, dtype=kind.dtype, tf32=kind.tf32, device="a100")
+    assert elsewhere.algorithm == ("fused" if groups == 3 else "im2col_gemm")
+
+
+@EACH_ARITHMETIC
+@pytest.mark.parametrize("c, k, groups", [(96, 6144, 96), (127, 127, 127)])
+def test_groups_that_would_be_mostly_zeros_run_im2col_gemm(c, k, groups, kind):
+    case = Case("", n=4, c=c, size=(64, 64), k=k, groups=groups)
+    assert why_not_fused(case, kind) == ""
+    chosen = plan(case, dtype=kind.dtype, tf32=kind.tf32)
+    assert (chosen.algorithm, chosen.merged) == ("im2col_gemm", 1)
 
 
 def test_the_dtype_and_the_switch_choose_the_arithmetic():
@@ -201,7 +213,7 @@ TOO_LARGE = {
         "", n=1, c=1, size=(16384, 32760), k=1, kernel=(1, 1), padding=(0, 0)
     ),
     "16 images of 1 GiB": Case("", n=16, c=64, size=(2048, 2048), k=8, stride=(2048, 2048)),
-    "70000 groups": Case("", n=1, c=70000, size=(2, 2), k=70000, groups=70000),
+    "70001 groups": Case("", n=1, c=70001, size=(2, 2), k=70001, groups=70001),  # a prime
 }
 
 
@@ -214,7 +226,7 @@ def test_what_32_bits_do_not_hold_is_left_to_im2col_gemm(name):
     assert plan(case, dtype="f16").algorithm in ("im2col_gemm", "fused")
 
 
-@pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", FEW_FORWARD, ids=lambda case: case.name)
 @EACH_ARITHMETIC
 def test_forced_tiles_and_splits_are_honoured(case, kind):
     accepted = choices(case, kind)

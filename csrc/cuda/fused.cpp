@@ -14,7 +14,8 @@ using at::Tensor;
 Tensor fused_pack_weight(const ConvShape& shape, FusedMath math, const Tensor& weight) {
   const Tensor packed = at::empty(packed_sizes(shape, math),
                                   weight.options().memory_format(at::MemoryFormat::Contiguous));
-  PackWeightParams params = pack_params(shape, math, weight);
+  PackWeightParams params =
+      pack_params(shape, math, weight, merged_groups(shape, math, /*compute_capability=*/90));
   params.tile_channels = kPieceChannels;
   params.packed = packed.mutable_data_ptr();
   C10_CUDA_CHECK(launch_pack_weight(params, c10::cuda::getCurrentCUDAStream()));
@@ -29,9 +30,27 @@ bool fused_takes(const Tensor& packed, const ConvShape& shape, const FusedPlan& 
          packed.is_contiguous() && vectors_aligned(packed);
 }
 
+namespace {
+
+// The weight first: packing must not wait for what the kernel behind it reads.
+void prefetch_for(const FusedCall& call, PackWeightParams& pack) {
+  const ConvShape& shape = call.shape;
+  const int32_t maps = shape.D * shape.taps();
+  if (call.weight.is_non_overlapping_and_dense()) {
+    pack.prefetch[0] = prefetch_of(pack.weight, static_cast<int64_t>(call.weight.nbytes()));
+  }
+  pack.prefetch[1] = prefetch_of(call.offset, shape, 2 * maps);
+  pack.prefetch[2] = prefetch_of(call.mask, shape, maps);
+  pack.prefetch[3] =
+      prefetch_of(call.input.const_data_ptr(), static_cast<int64_t>(call.input.nbytes()));
+}
+
+}  // namespace
+
 void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, const Tensor& output) {
   const FusedPlan& plan = call.plan.fused;
-  const FusedLayout layout = fused_layout(call.shape, element_bytes(plan.math));
+  const ConvShape shape = merged(call.shape, plan.merged);
+  const FusedLayout layout = fused_layout(shape, element_bytes(plan.math));
   const auto stream = c10::cuda::getCurrentCUDAStream();
   // Memory first: what PyTorch fills it with, in deterministic mode, must not come between the
   // conversion of the image and the kernel that packs beside it, and may be written late.
@@ -41,21 +60,22 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
         at::empty({plan.packed_bytes},
                   output.options().dtype(at::kByte).memory_format(at::MemoryFormat::Contiguous));
   }
-  const Tensor input = padded_nhwc(call.input, call.shape, layout);
+  const Tensor input = padded_nhwc(call.input, shape, layout);
   const bool converted = input.const_data_ptr() != call.input.const_data_ptr();
 
   const bool sm80 = kFpropTiles[plan.tile].architecture == 80;
   if (!plan.prepacked) {
-    PackWeightParams pack = pack_params(call.shape, plan.math, call.weight);
+    PackWeightParams pack = pack_params(call.shape, plan.math, call.weight, plan.merged);
     pack.tile_channels = packed_channels(kFpropTiles[plan.tile]);
     pack.for_mma_sync = sm80;
     pack.beside_conversion = converted && !sm80;
     pack.packed = packed.mutable_data_ptr();
+    if (!converted) prefetch_for(call, pack);
     C10_CUDA_CHECK(launch_pack_weight(pack, stream));
   }
 
   FpropParams params{};
-  params.shape = call.shape;
+  params.shape = shape;
   params.layout = layout;
   params.input = input.const_data_ptr();
   params.offset = call.offset;
@@ -67,8 +87,10 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   params.output = output.mutable_data_ptr();
   params.nchw = !output.is_contiguous(at::MemoryFormat::ChannelsLast);
   params.split_k = plan.split_k;
-  const auto launch = sm80 ? launch_fprop_sm80 : launch_fprop_sm90;
-  C10_CUDA_CHECK(launch(params, plan.math, plan.tile, call.multiprocessors, stream));
+  C10_CUDA_CHECK(sm80
+                     ? launch_fprop_sm80(params, plan.math, plan.tile, call.multiprocessors, stream)
+                     : launch_fprop_sm90(params, plan.math, plan.tile, plan.merged,
+                                         call.multiprocessors, stream));
 }
 
 }  // namespace dcn

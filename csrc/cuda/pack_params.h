@@ -9,15 +9,16 @@
 
 namespace dcn {
 
-// For the forward pass of `shape`.
+// For the forward pass of `shape`, so many of whose groups run as one.
 inline PackWeightParams pack_params(const ConvShape& shape, FusedMath math,
-                                    const at::Tensor& weight) {
+                                    const at::Tensor& weight, int merged_groups = 1) {
   PackWeightParams params{};
-  params.shape = shape;
-  params.layout = fused_layout(shape, element_bytes(math));
+  params.shape = merged(shape, merged_groups);
+  params.layout = fused_layout(params.shape, element_bytes(math));
+  params.merged = merged_groups;
   params.math = math;
   params.weight = weight.const_data_ptr();
-  params.stride_g = shape.output_channels_per_group() * weight.stride(0);
+  params.stride_g = params.shape.output_channels_per_group() * weight.stride(0);
   params.stride_k = weight.stride(0);
   params.stride_c = weight.stride(1);
   params.stride_r = weight.stride(2);

@@ -148,6 +148,7 @@ TEST(FusedStep, WalkVisitsEachTapOfEachSliceOnceInOrder) {
       const FusedStep at = step_at(layout, taps, step);
       const std::array<int32_t, 4> found{at.block, at.first_tap, at.slice, at.tap};
       ASSERT_EQ(found, expected[step]) << "step " << step;
+      ASSERT_EQ(step_of(layout, taps, at.block, at.slice, at.tap), step);
       visited.insert({at.block, at.slice, at.tap});
     }
     EXPECT_EQ(static_cast<int32_t>(visited.size()), layout.steps);
@@ -162,7 +163,7 @@ TEST(UnpaddedChannel, IsTheInverseOfPadding) {
     for (int32_t padded = 0; padded < layout.group_channels; ++padded) {
       const bool zero = padded % layout.padded_segment >= layout.segment;
       ASSERT_EQ(unpadded_channel(layout, padded), zero ? -1 : next) << "padded " << padded;
-      if (!zero) ++next;
+      if (!zero) ASSERT_EQ(padded_channel(layout, next++), padded);
     }
     EXPECT_EQ(next, call.shape.channels_per_group());
   }

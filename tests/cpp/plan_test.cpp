@@ -68,7 +68,61 @@ TEST(WhyNotPacked, IsASentenceOrEmpty) {
   EXPECT_NE(why_not_packed(f64).find("f64"), std::string::npos);
   ConvShape depthwise = shape;
   depthwise.G = 64;
+  EXPECT_EQ(why_not_packed(request(depthwise)), "");
+  depthwise.K = 64 * 64;
   EXPECT_NE(why_not_packed(request(depthwise)).find("im2col_gemm"), std::string::npos);
+}
+
+// Channels and outputs of a group, groups, offset groups: groups that run as one, in 16 bits and
+// in f32.
+TEST(MergedGroups, FillASliceWhereThatSavesProducts) {
+  constexpr int32_t kPinned[][6] = {
+      {8, 8, 32, 1, 8, 4},     // ResNeXt's
+      {1, 1, 128, 1, 64, 32},  // depthwise
+      {1, 2, 128, 1, 32, 32},  // 64 outputs are one tile
+      {64, 64, 3, 1, 1, 1},    // a slice each
+      {40, 40, 4, 1, 1, 1},    // two are more than one
+      {30, 30, 6, 1, 2, 1},    // not three, which six would divide into
+      {8, 64, 32, 1, 1, 1},    // as many tiles of outputs either way
+      {1, 64, 64, 1, 1, 1},    {10, 10, 32, 1, 4, 2},
+      {15, 15, 4, 1, 4, 2},    {1, 1, 127, 1, 1, 1},  // prime
+      {8, 8, 32, 2, 8, 4},                            // whole merged groups share their offsets
+      {8, 8, 32, 8, 8, 4},  // narrow in 16 bits: a step takes longer, but there are half as many
+      {256, 256, 1, 16, 1, 1},
+  };
+  for (const auto& [c, k, G, D, in_16_bits, in_f32] : kPinned) {
+    ConvShape shape = layer(2, c * G, 32, 32, k * G);
+    shape.G = G, shape.D = D;
+    for (const FusedMath math : {FusedMath::kF16, FusedMath::kBF16}) {
+      EXPECT_EQ(merged_groups(shape, math, 90), in_16_bits) << c << " x " << G << ", D " << D;
+    }
+    for (const FusedMath math : {FusedMath::kTf32, FusedMath::k3xTf32}) {
+      EXPECT_EQ(merged_groups(shape, math, 90), in_f32) << c << " x " << G << ", D " << D;
+    }
+    EXPECT_EQ(merged_groups(shape, FusedMath::kF16, 80), 1);
+    PlanRequest call = request(shape);
+    call.forced = ForcedPlan{Algorithm::kFused};
+    EXPECT_EQ(make_plan(call).fused.merged, in_16_bits);
+    const auto sizes = packed_sizes(shape, FusedMath::kF16);
+    EXPECT_EQ(make_plan(call).fused.packed_bytes, sizes[0] * sizes[1] * sizes[2] * 2);
+  }
+}
+
+TEST(MergedGroups, RunFusedForwardWhereTheyFillEnough) {
+  ConvShape shape = layer(4, 256, 64, 64, 256);
+  for (const int32_t G : {16, 32, 64, 256}) {
+    shape.G = G;
+    for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16, Dtype::kF32}) {
+      PlanRequest call = request(shape);
+      call.dtype = dtype;
+      EXPECT_EQ(make_plan(call).algorithm, Algorithm::kFused) << G;
+      call.pass = Pass::kBackward;
+      EXPECT_EQ(make_plan(call).algorithm, G == 16 ? Algorithm::kFused : Algorithm::kIm2colGemm)
+          << G;
+    }
+    PlanRequest other = request(shape, "a100");
+    EXPECT_EQ(make_plan(other).fused.merged, 1);
+  }
 }
 
 TEST(Packed, OneOrderServesEveryTileOfSm90) {

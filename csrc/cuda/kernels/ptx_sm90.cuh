@@ -70,6 +70,13 @@ __device__ __forceinline__ void bulk_add_wait() {
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
 }
 
+// Towards the L2, whole vectors. Older devices load what they need when they need it.
+__device__ __forceinline__ void bulk_prefetch(const void* from, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
 // The barrier that all threads of the cluster come to. Behind the wait they see what the others had
 // written before they arrived.
 __device__ __forceinline__ void cluster_arrive() {

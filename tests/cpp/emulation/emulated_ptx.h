@@ -43,6 +43,13 @@ inline void bulk_add(float* to, uint32_t from, uint32_t bytes) {
 inline void bulk_add_commit() {}
 inline void bulk_add_wait() { emulation::finish_bulk_adds(); }
 
+inline void bulk_prefetch(const void* from, uint32_t bytes) {
+  if (reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes % 16 != 0) {
+    emulation::fail("misaligned prefetch");
+  }
+  emulation::check_access(from, bytes);
+}
+
 inline uint4 load_shared(uint32_t from) {
   if (from % 16 != 0) emulation::fail("misaligned load");
   uint4 vector;

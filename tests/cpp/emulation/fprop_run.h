@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "cuda/kernels/fprop/fprop_sm90.cuh"
+#include "cuda/kernels/fprop/fprop_merged_sm90.cuh"
 #include "runs.h"
 
 namespace emulation {
@@ -22,14 +22,15 @@ inline bool fprop_fits(const dcn::ConvShape& shape, dcn::FusedMath math, int til
 template <class Math>
 std::vector<float> run_fprop(const Convolution& conv, const GemmRun& run) {
   using Element = typename Math::Element;
-  const dcn::ConvShape& shape = conv.shape;
+  const dcn::ConvShape shape = dcn::merged(conv.shape, run.merged);
   const dcn::FusedLayout layout = dcn::fused_layout(shape, sizeof(Element));
   auto image = padded_to_device<Element>(conv.image, shape.C, shape.G, layout);
   auto bias = to_device<Element>(conv.bias);
   const int32_t maps = shape.D * shape.taps();
   const DeviceMap<Math> offset(shape, conv.offset, 2 * maps, run.short_offset);
   const DeviceMap<Math> mask(shape, conv.mask, maps, run.short_mask);
-  auto packed = packed_weight<Math>(conv, /*transposed=*/false, dcn::kPieceChannels, !run.nchw);
+  auto packed =
+      packed_weight<Math>(conv, /*transposed=*/false, dcn::kPieceChannels, !run.nchw, run.merged);
   DeviceArray<Element> output(shape.output_pixels() * shape.K);
 
   dcn::FpropParams params{};
@@ -43,9 +44,11 @@ std::vector<float> run_fprop(const Convolution& conv, const GemmRun& run) {
   params.output = output.data();
   params.nchw = run.nchw;
   params.split_k = run.split_k;
-  if (dcn::launch_fprop_math<Math>(params, run.tile, run.multiprocessors, nullptr) != cudaSuccess) {
-    fail("no such tile");
-  }
+  const cudaError_t error =
+      run.merged > 1 ? dcn::launch_fprop_merged_math<Math>(params, run.tile, run.merged,
+                                                           run.multiprocessors, nullptr)
+                     : dcn::launch_fprop_math<Math>(params, run.tile, run.multiprocessors, nullptr);
+  if (error != cudaSuccess) fail("no such tile");
   if (!output.guards_intact() || !packed.guards_intact()) {
     fail("write outside an array");
   }

@@ -171,6 +171,23 @@ TYPED_TEST(Fprop, ALineOutsideReadsNoPixel) {
   EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>);
 }
 
+TEST(Prefetch, WholeVectorsOfWhatLiesTogether) {
+  const dcn::ConvShape shape = shape_of({2, 64, 9, 8, 64});
+  alignas(16) static uint8_t memory[2 * 18 * 9 * 8 * 4 + 16];
+  const dcn::Prefetch whole = dcn::prefetch_of(map_of(shape, memory, 18), shape, 18);
+  EXPECT_EQ(whole.begin, memory);
+  EXPECT_EQ(whole.bytes, 2 * 18 * 9 * 8 * 4);
+  const dcn::Prefetch inside = dcn::prefetch_of(memory + 4, 100);
+  EXPECT_EQ(inside.begin, memory + 16);
+  EXPECT_EQ(inside.bytes, 80);
+  EXPECT_EQ(dcn::prefetch_of(memory + 4, 24).bytes, 0);
+  EXPECT_EQ(dcn::prefetch_of(memory, dcn::kMostPrefetched + 16).bytes, 0);
+  EXPECT_EQ(dcn::prefetch_of(nullptr, 64).bytes, 0);
+  dcn::SamplingMap cut = map_of(shape, memory, 18);
+  cut.stride_n *= 2;
+  EXPECT_EQ(dcn::prefetch_of(cut, shape, 18).bytes, 0);
+}
+
 // In a window of zeros around the image, a sample is worth 0 times its weight.
 TYPED_TEST(Fprop, AMaskThatIsNoNumberInF16) {
   const Sizes sizes{1, 64, 21, 40, 72, 3, 3, 1, 8};

@@ -15,6 +15,7 @@ namespace emulation {
 // How a kernel of the forward pass' shape is launched.
 struct GemmRun {
   int tile = 0, split_k = 1;
+  int merged = 1;           // convolution groups that run as one
   int multiprocessors = 3;  // few, so that a CTA has several tiles
   bool nchw = false;
   bool short_offset = false, short_mask = false;  // maps of the image's type, not f32
@@ -62,7 +63,7 @@ struct DeviceMap {
 // [K, C/G, R, S] in memory or, with `channels_last`, [K, R, S, C/G].
 template <class Math>
 DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int32_t tile_channels,
-                                   bool channels_last = false) {
+                                   bool channels_last = false, int merged = 1) {
   using Element = typename Math::Element;
   const dcn::ConvShape& shape = conv.shape;
   const int32_t taps = shape.taps(), channels = shape.channels_per_group();
@@ -76,17 +77,19 @@ DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int
   auto weight = to_device<Element>(values);
 
   dcn::PackWeightParams params{};
-  params.shape = transposed ? dcn::transposed(shape) : shape;
+  params.shape = dcn::merged(transposed ? dcn::transposed(shape) : shape, merged);
   params.layout = dcn::fused_layout(params.shape, sizeof(Element));
   params.math = Math::kKind;
   params.weight = weight.data();
-  params.stride_g = int64_t{shape.output_channels_per_group()} * stride_k;
+  params.prefetch[0] = dcn::prefetch_of(weight.data(), values.size() * sizeof(Element));
+  params.merged = merged;
+  params.stride_g = int64_t{shape.output_channels_per_group()} * merged * stride_k;
   params.stride_k = transposed ? stride_c : stride_k;
   params.stride_c = transposed ? stride_k : stride_c;
   params.stride_r = int64_t{shape.S} * stride_tap;
   params.stride_s = stride_tap;
   params.tile_channels = tile_channels;
-  const int64_t tiles = int64_t{shape.G} * params.layout.steps *
+  const int64_t tiles = int64_t{params.shape.G} * params.layout.steps *
                         dcn::tiles_of(params.shape.output_channels_per_group(), tile_channels);
   DeviceArray<uint8_t> packed(tiles * dcn::weight_parts(Math::kKind) * tile_channels *
                               dcn::kSliceBytes);

@@ -12,6 +12,7 @@ template <class Math_, int kTile>
 struct DgradConfig : AllTiles {
   using Math = Math_;
   using Params = DgradParams;
+  using Output = OutputTile<Math>;
   static constexpr FpropTile tile = kDgradTiles[kTile];
   static constexpr int kTileChannels = tile.channels;
   static constexpr int kTilePixels = tile.pixels;

@@ -105,6 +105,15 @@ class OutputTile {
     if (!whole_ && first < end_) store_each(first, min(end_ - first, kChannelsPerStore));
   }
 
+  // Behind all stores of a tile.
+  template <class RowOf>
+  __device__ __forceinline__ void end(RowOf) const {}
+
+ protected:
+  const FpropParams& params_;
+  const float* bias_;  // of this lane's first channel
+  int64_t origin_;     // element of channel 0 of row lane % 16, or -1
+
  private:
   static constexpr int kExchangeRow = kWarpPixels + 1;
 
@@ -152,17 +161,14 @@ class OutputTile {
     }
   }
 
-  const FpropParams& params_;
-  const float* bias_;  // of this lane's first channel
-  float* exchange_;    // [32 channels][16 rows], rows padded
+  float* exchange_;  // [32 channels][16 rows], rows padded
   int32_t first_, end_;
-  int64_t origin_;  // element of channel 0 of row lane % 16, or -1
   bool whole_;
   uint32_t vector_pixels_;  // that a lane stores at once
 };
 
-template <class Math, int kSums>
-__device__ __forceinline__ void store_tile(const OutputTile<Math>& out, const float (&sums)[kSums],
+template <class Output, int kSums>
+__device__ __forceinline__ void store_tile(Output& out, const float (&sums)[kSums],
                                            int first_store) {
 #pragma unroll
   for (int j = 0; j < kSums / kSumsPerStore; ++j) {

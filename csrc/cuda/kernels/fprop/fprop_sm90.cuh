@@ -13,6 +13,7 @@ template <class Math_, int kTile>
 struct FpropConfig : AllTiles {
   using Math = Math_;
   using Params = FpropParams;
+  using Output = OutputTile<Math>;
   static constexpr FpropTile tile = kFpropTiles[kTile];
   static constexpr int kTileChannels = tile.channels;
   static constexpr int kTilePixels = tile.pixels;

@@ -8,6 +8,32 @@
 
 namespace dcn {
 
+// Memory that a kernel asks for on behalf of the one behind it: whole vectors. Where there is much
+// of it, it would be in the way of what that kernel loads first.
+struct Prefetch {
+  const void* begin = nullptr;
+  int64_t bytes = 0;
+};
+constexpr int64_t kMostPrefetched = int64_t{8} << 20;
+inline Prefetch prefetch_of(const void* data, int64_t bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t first = (begin + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
+  const int64_t whole = (bytes - static_cast<int64_t>(first - begin)) / kVectorBytes * kVectorBytes;
+  if (data == nullptr || bytes > kMostPrefetched || whole <= 0) return {};
+  return {reinterpret_cast<const void*>(first), whole};
+}
+// Of a map whose values lie one behind the other, in either memory format.
+inline Prefetch prefetch_of(const SamplingMap& map, const ConvShape& shape, int32_t channels) {
+  const int64_t pixels = shape.output_pixels_per_image();
+  const bool nchw = map.stride_w == 1 && map.stride_h == shape.Q && map.stride_c == pixels;
+  const bool nhwc =
+      map.stride_c == 1 && map.stride_w == channels && map.stride_h == int64_t{shape.Q} * channels;
+  const bool images = shape.N == 1 || map.stride_n == pixels * channels;
+  if ((!nchw && !nhwc) || !images) return {};
+  const int size = map.dtype == Dtype::kF32 ? 4 : 2;
+  return prefetch_of(map.data, shape.N * pixels * channels * size);
+}
+
 // The weight in the order of the steps: [G, steps, parts, tiles of K/G, tile rows, 128 bytes]
 // for 9.0, two parts for 3xTF32 (leading and trailing); [G, tiles of K/G, steps, parts, ...] for
 // mma.sync.
@@ -20,6 +46,8 @@ struct PackWeightParams {
   int32_t tile_channels;
   bool for_mma_sync;       // the order of fprop_sm80, otherwise that of fprop_sm90
   bool beside_conversion;  // the kernel before converts the image, of which this one needs nothing
+  int32_t merged = 1;      // groups of the weight that are one of the shape
+  Prefetch prefetch[4];    // in this order, or none
   void* packed;
   int32_t* counters;  // zeroed, or null
   int32_t counter_count;
@@ -59,6 +87,12 @@ struct FpropParams {
   int32_t split_k;  // CTAs that share a tile, each with a part of the steps
 };
 
+// The same for merged groups: those of the shape are several, with so many channels each.
+struct MergedFpropParams : FpropParams {
+  int32_t own_channels;  // of the image
+  Divisor own_outputs;
+};
+
 // NHWC [pixels, C] to [pixels, layout.channels], zeros where the layout pads.
 struct PadChannelsParams {
   const void* from;
@@ -71,8 +105,9 @@ struct PadChannelsParams {
 
 cudaError_t launch_pad_channels(const PadChannelsParams& params, cudaStream_t stream);
 cudaError_t launch_pack_weight(const PackWeightParams& params, cudaStream_t stream);
-// `tile` is an index of kFpropTiles, of that architecture.
-cudaError_t launch_fprop_sm90(const FpropParams& params, FusedMath math, int tile,
+// `tile` is an index of kFpropTiles, of that architecture. `merged`: groups that are one of the
+// shape.
+cudaError_t launch_fprop_sm90(const FpropParams& params, FusedMath math, int tile, int merged,
                               int multiprocessors, cudaStream_t stream);
 cudaError_t launch_fprop_sm80(const FpropParams& params, FusedMath math, int tile,
                               int multiprocessors, cudaStream_t stream);

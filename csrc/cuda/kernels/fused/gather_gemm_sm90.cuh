@@ -15,9 +15,9 @@
 // Bound by the latency of gathers that hit the L1: a warp scheduler holds two to four warps. So
 // nothing but the gather is in the step's way: no exchange between lanes, no barrier of the CTA.
 //
-// A Config names Math, Params (an FpropParams or more), Gather, Weights, tile, the constants used
-// below, the shared memory of a CTA, which tiles are walked and by how many CTAs, and which pixel a
-// row of a tile is.
+// A Config names Math, Params (an FpropParams or more), Gather, Weights, Output, tile, the
+// constants used below, the shared memory of a CTA, which tiles are walked and by how many CTAs,
+// and which pixel a row of a tile is.
 #pragma once
 
 #include "../fprop/fprop_launch.h"
@@ -213,8 +213,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     static_assert(kTurns == 1 || kTurns * kExchangeBytes <= Config::kPlanBytes);
     const int own_set = kTurns == 1 ? 0 : unkept(threadIdx.x) / kSetThreads;
     uint8_t* const plan = plans + thread / 32 * Config::kPlanBytes + own_set * kExchangeBytes;
-    const OutputTile<Math> out(params, bias, plan, group, channel_tile * Config::kTileChannels,
-                               row_of(tile), Config::kRunRows);
+    typename Config::Output out(params, bias, plan, group, channel_tile * Config::kTileChannels,
+                                row_of(tile), Config::kRunRows);
     const auto store = [&](const auto& all, int first_store, uint32_t exchange) {
       if (params.split_k == 1) {
         store_tile(out, all, first_store);
@@ -231,6 +231,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       store(own, own_set * (kTileStores / 2), aligned + kWeightsStride);
       break;  // there is a CTA for each tile
     }
+    out.end([&] { return row_of(tile); });
   }
 }
 

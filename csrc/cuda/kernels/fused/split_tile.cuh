@@ -48,7 +48,7 @@ struct OwnStores {
 // sums of all, in the order of the parts, from the others' shared memory, where every CTA has put
 // what it does not finish itself: at `exchange`, where its weights were. `first_store`: of `sums`.
 template <class Config, int kSums>
-__device__ __forceinline__ void store_split_tile(const OutputTile<typename Config::Math>& out,
+__device__ __forceinline__ void store_split_tile(typename Config::Output& out,
                                                  const float (&sums)[kSums], int first_store,
                                                  int32_t parts, int32_t part, uint32_t exchange) {
   constexpr int kStores = kSums / kSumsPerStore;

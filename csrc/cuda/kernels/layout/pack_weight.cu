@@ -2,11 +2,8 @@
 // and a lane 4 bytes of it, so that loads of consecutive channels and all stores are coalesced.
 //
 // Rows are output channels, 128 bytes of gemm_k each, in tiles: [group][step][part][tile], steps in
-// the order of fused_layout.h, so that a kernel whose tiles are wider finds several side by side.
-// Two permutations make the kernels' lives easy, and cost nothing here: gemm_k inside a slice, so
-// that a lane's vector of channels is a fragment of A as it comes (fused_gather.cuh), and the
-// channels of a tile, so that a lane ends with consecutive ones (fprop_epilogue.cuh). Vectors of a
-// row are swizzled as wgmma reads them.
+// the order of fused_layout.h, so that a kernel whose tiles are wider finds several side by side;
+// weight_order.cuh says what lies where in a tile.
 //
 // For mma.sync the order is [group][tile][step], and a tile holds vectors instead of rows, each for
 // one lane and load (fused_mma.cuh): [half slice][part][8 output channels][lane], channels of
@@ -18,31 +15,18 @@
 #include "../ptx_sm90.cuh"
 #include "../sampling.cuh"
 #include "../with_math.h"
+#include "prefetch.cuh"
+#include "weight_order.cuh"
 
 namespace dcn {
 namespace {
 
-// Output channel of the tile at row `row`.
-__device__ __forceinline__ int32_t tile_channel(int32_t row) {
-  return row / 32 * 32 + row / 2 % 4 * 8 + row / 8 % 4 * 2 + row % 2;
-}
-
-// Where the 4 bytes of a row go that lie at 4 * `lane` in the order of the channels. For wgmma, a
-// vector of 16 bytes of the channels is what a lane of a quad gathers, and its 4 parts are its
-// registers of the fragments: of two multiplications, an early and a late one each. So vectors of
-// the tile have that part of the four lanes. A lane gathers one vector of each half slice, or two
-// neighbours where offset groups are narrow.
+// Where a lane's 4 bytes go.
 template <bool kForMmaSync>
 __device__ __forceinline__ int32_t byte_of_tile(int32_t row, int32_t lane, int32_t half_bytes,
                                                 bool narrow) {
-  const int32_t half = lane / 16;
-  if constexpr (kForMmaSync) {
-    return half * half_bytes + (row / 8 * 32 + row % 8 * 4) * kVectorBytes + lane % 16 * 4;
-  } else {
-    const int32_t vector = lane / 4, part = lane % 4;  // part: 2 * k + late
-    const int32_t turn = narrow ? vector % 2 : half, quad = narrow ? vector / 2 : vector % 4;
-    return row * kSliceBytes + ((turn * 4 + part) ^ row % 8) * kVectorBytes + quad * 4;
-  }
+  if (!kForMmaSync) return row * kSliceBytes + byte_of_row(row, lane, narrow);
+  return lane / 16 * half_bytes + (row / 8 * 32 + row % 8 * 4) * kVectorBytes + lane % 16 * 4;
 }
 
 constexpr int kRows = 8;  // of a block, a warp each
@@ -58,7 +42,9 @@ struct Loads {
 struct PackWalk : PackWeightParams {
   Divisor units, slices, chunks;  // of a tile's walk: chunks of slices of blocks
   Divisor channel_tiles, kernel_width;
-  bool pairs;  // two channels of 16 bits are one load
+  Divisor own_outputs;   // of one of the merged groups
+  int32_t own_channels;  // of gemm_k
+  bool pairs;            // two channels of 16 bits are one load
 };
 
 // Zeroes the counters: every kernel here.
@@ -78,6 +64,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kParts = weight_parts(Math::kKind);
   constexpr int kChannels = 4 / sizeof(Element);  // of a lane
   ptx::launch_dependents();
+  prefetch_parts(params);
   const ConvShape& shape = params.shape;
   const FusedLayout& layout = params.layout;
   zero_counters(params);
@@ -94,14 +81,17 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t tile_in_group = tile - group * params.channel_tiles.value;
   const int32_t lane = threadIdx.x % 32, row = blockIdx.y * kRows + threadIdx.x / 32;
   const int32_t k = tile_in_group * params.tile_channels + tile_channel(row);
+  const int32_t first_c = params.own_outputs.quotient(k) * params.own_channels;
   const Element* from[kChannels];
   bool exists[kChannels];
 #pragma unroll
   for (int e = 0; e < kChannels; ++e) {
     const int32_t in_block = (slice * 32 + lane) * kChannels + e;
     const int32_t padded = block * layout.block_channels + in_block;
-    const int32_t c = layout.padded() ? unpadded_channel(layout, padded) : padded;
-    exists[e] = k < shape.output_channels_per_group() && in_block < layout.block_channels && c >= 0;
+    const int32_t of_all = layout.padded() ? unpadded_channel(layout, padded) : padded;
+    const int32_t c = of_all - first_c;  // where k and c are of different groups, it is beyond
+    exists[e] = k < shape.output_channels_per_group() && in_block < layout.block_channels &&
+                of_all >= 0 && static_cast<uint32_t>(c) < params.own_channels;
     from[e] = static_cast<const Element*>(params.weight) + group * params.stride_g +
               k * params.stride_k + c * params.stride_c;
   }
@@ -247,13 +237,13 @@ bool in_columns(const PackWeightParams& params) {
                           params.shape.output_channels_per_group();
   return !params.for_mma_sync && params.stride_k == 1 && params.tile_channels == kPieceChannels &&
          params.layout.blocks == 1 && !params.layout.padded() && !params.layout.narrow &&
-         strides * bytes % kVectorBytes == 0 &&
+         params.merged == 1 && strides * bytes % kVectorBytes == 0 &&
          reinterpret_cast<uintptr_t>(params.weight) % kVectorBytes == 0;
 }
 
 // Whether two channels that follow one another lie side by side, and aligned, for every tap.
-bool in_pairs(const PackWeightParams& params) {
-  return params.stride_c == 1 && params.layout.segment % 2 == 0 &&
+bool in_pairs(const PackWalk& params) {
+  return params.stride_c == 1 && (params.layout.segment | params.own_channels) % 2 == 0 &&
          (params.stride_g | params.stride_k | params.stride_r | params.stride_s) % 2 == 0 &&
          reinterpret_cast<uintptr_t>(params.weight) % 4 == 0;
 }
@@ -272,7 +262,9 @@ cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
   walk.chunks = Divisor(static_cast<uint32_t>(chunks));
   walk.channel_tiles = Divisor(static_cast<uint32_t>(channel_tiles));
   walk.kernel_width = Divisor(params.shape.S);
-  walk.pairs = in_pairs(params);
+  walk.own_outputs = Divisor(params.shape.output_channels_per_group() / params.merged);
+  walk.own_channels = params.shape.channels_per_group() / params.merged;
+  walk.pairs = in_pairs(walk);
   if (!kForMmaSync && in_columns(params)) {
     const unsigned blocks = params.shape.G * channel_tiles * layout.slices * params.shape.taps();
     walk.units = Divisor(static_cast<uint32_t>(layout.slices * params.shape.taps()));
