@@ -59,7 +59,9 @@ FusedPlan candidate(const ConvShape& shape, const FusedLayout& layout, FusedMath
   plan.math = math;
   plan.tile = tile;
   plan.split_k = split_k;
-  plan.packed_bytes = packed_bytes(shape, layout, math, packed_channels(kFpropTiles[tile]));
+  const int parts =
+      kFpropTiles[tile].architecture == 80 ? weight_parts(math) : packed_parts(shape, layout, math);
+  plan.packed_bytes = packed_bytes(shape, layout, parts, packed_channels(kFpropTiles[tile]));
   return plan;
 }
 
@@ -113,8 +115,11 @@ const char* name_of(FusedMath math) {
 
 std::array<int64_t, 3> packed_sizes(const ConvShape& shape, FusedMath math) {
   const FusedLayout layout = fused_layout(shape, element_bytes(math));
-  return {packed_tiles(shape, layout, kPieceChannels), weight_parts(math) * kPieceChannels,
-          kSliceBytes / element_bytes(math)};
+  const int parts = packed_parts(shape, layout, math);
+  // Values that are split later are other ones than tf32's: they go by pairs of rows.
+  const int rows = parts < weight_parts(math) ? 2 : 1;
+  return {packed_tiles(shape, layout, kPieceChannels), parts * kPieceChannels / rows,
+          rows * kSliceBytes / element_bytes(math)};
 }
 
 bool takes_packed_weight(const FusedPlan& plan) {

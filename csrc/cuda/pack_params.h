@@ -9,13 +9,14 @@
 
 namespace dcn {
 
-// For the forward pass of `shape`.
+// For the forward pass of `shape` on compute capability 9.0.
 inline PackWeightParams pack_params(const ConvShape& shape, FusedMath math,
                                     const at::Tensor& weight) {
   PackWeightParams params{};
   params.shape = shape;
   params.layout = fused_layout(shape, element_bytes(math));
   params.math = math;
+  params.whole = packed_parts(shape, params.layout, math) < weight_parts(math);
   params.weight = weight.const_data_ptr();
   params.stride_g = shape.output_channels_per_group() * weight.stride(0);
   params.stride_k = weight.stride(0);
@@ -31,6 +32,7 @@ inline PackWeightParams transposed_pack_params(const ConvShape& shape, FusedMath
   PackWeightParams params = pack_params(shape, math, weight);
   params.shape = transposed(shape);
   params.layout = fused_layout(params.shape, element_bytes(math));
+  params.whole = false;
   std::swap(params.stride_k, params.stride_c);
   return params;
 }

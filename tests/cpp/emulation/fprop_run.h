@@ -29,7 +29,8 @@ std::vector<float> run_fprop(const Convolution& conv, const GemmRun& run) {
   const int32_t maps = shape.D * shape.taps();
   const DeviceMap<Math> offset(shape, conv.offset, 2 * maps, run.short_offset);
   const DeviceMap<Math> mask(shape, conv.mask, maps, run.short_mask);
-  auto packed = packed_weight<Math>(conv, /*transposed=*/false, dcn::kPieceChannels, !run.nchw);
+  auto packed =
+      packed_weight<Math>(conv, /*transposed=*/false, dcn::kPieceChannels, !run.nchw, run.whole);
   DeviceArray<Element> output(shape.output_pixels() * shape.K);
 
   dcn::FpropParams params{};
@@ -43,6 +44,7 @@ std::vector<float> run_fprop(const Convolution& conv, const GemmRun& run) {
   params.output = output.data();
   params.nchw = run.nchw;
   params.split_k = run.split_k;
+  params.whole = run.whole;
   if (dcn::launch_fprop_math<Math>(params, run.tile, run.multiprocessors, nullptr) != cudaSuccess) {
     fail("no such tile");
   }
