@@ -11,7 +11,7 @@ namespace dcn {
 
 constexpr int64_t tiles_of(int64_t length, int64_t tile) { return (length + tile - 1) / tile; }
 
-// Tiles of the weight in a step: leading, and for 3xTF32 trailing parts.
+// Tiles of the weight that a step multiplies: leading, and for 3xTF32 trailing parts.
 constexpr int weight_parts(FusedMath math) { return math == FusedMath::k3xTf32 ? 2 : 1; }
 
 // What a CTA of compute capability 9.0 can have of shared memory, and one of any other from 8.0 on.
@@ -174,10 +174,19 @@ constexpr int packed_channels(const FpropTile& tile) {
 inline int64_t packed_tiles(const ConvShape& shape, const FusedLayout& layout, int tile_channels) {
   return shape.G * tiles_of(shape.output_channels_per_group(), tile_channels) * layout.steps;
 }
-inline int64_t packed_bytes(const ConvShape& shape, const FusedLayout& layout, FusedMath math,
+inline int64_t packed_bytes(const ConvShape& shape, const FusedLayout& layout, int parts,
                             int tile_channels) {
-  return packed_tiles(shape, layout, tile_channels) * weight_parts(math) * tile_channels *
-         kSliceBytes;
+  return packed_tiles(shape, layout, tile_channels) * parts * tile_channels * kSliceBytes;
+}
+// Parts in which the forward pass of 9.0 packs the weight. One, which is split on the chip
+// (split_weights.cuh), where two would take more than this. Steps are 2 to 9 % slower by that.
+constexpr int64_t kMostPackedBytes = int64_t{16} << 20;
+// Merged groups, whose weights are small, have no such way.
+inline int packed_parts(const ConvShape& shape, const FusedLayout& layout, FusedMath math,
+                        int merged_groups) {
+  const int parts = weight_parts(math);
+  const bool large = packed_bytes(shape, layout, parts, kPieceChannels) > kMostPackedBytes;
+  return large && merged_groups == 1 ? 1 : parts;
 }
 
 constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {

@@ -185,7 +185,7 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
   }
   if (plan.ograd || output_mask[0]) {
     const FusedLayout layout = fused_layout(transposed(shape), element_bytes(math));
-    plan.packed_bytes = packed_bytes(transposed(shape), layout, math, kPieceChannels);
+    plan.packed_bytes = packed_bytes(transposed(shape), layout, weight_parts(math), kPieceChannels);
   }
   if (output_mask[0]) {
     const int64_t taken = workspace_bytes(plan, shape);

@@ -63,13 +63,17 @@ Work work_of(const ConvShape& shape, const FpropTile& tile) {
           shape.G * tiles_of(shape.output_channels_per_group(), tile.channels)};
 }
 
-FusedPlan candidate(const ConvShape& shape, const FusedLayout& layout, FusedMath math, int tile,
-                    int split_k) {
+FusedPlan candidate(const ConvShape& shape, const FusedLayout& layout, FusedMath math, int merged,
+                    int tile, int split_k) {
   FusedPlan plan;
   plan.math = math;
   plan.tile = tile;
   plan.split_k = split_k;
-  plan.packed_bytes = packed_bytes(shape, layout, math, packed_channels(kFpropTiles[tile]));
+  plan.merged = merged;
+  const int parts = kFpropTiles[tile].architecture == 80
+                        ? weight_parts(math)
+                        : packed_parts(shape, layout, math, merged);
+  plan.packed_bytes = packed_bytes(shape, layout, parts, packed_channels(kFpropTiles[tile]));
   return plan;
 }
 
@@ -143,10 +147,14 @@ int merged_groups(const ConvShape& shape, FusedMath math, int compute_capability
 }
 
 std::array<int64_t, 3> packed_sizes(const ConvShape& shape, FusedMath math) {
-  const ConvShape run = merged(shape, merged_groups(shape, math, /*compute_capability=*/90));
+  const int groups = merged_groups(shape, math, /*compute_capability=*/90);
+  const ConvShape run = merged(shape, groups);
   const FusedLayout layout = fused_layout(run, element_bytes(math));
-  return {packed_tiles(run, layout, kPieceChannels), weight_parts(math) * kPieceChannels,
-          kSliceBytes / element_bytes(math)};
+  const int parts = packed_parts(run, layout, math, groups);
+  // Values that are split later are other ones than tf32's: they go by pairs of rows.
+  const int rows = parts < weight_parts(math) ? 2 : 1;
+  return {packed_tiles(run, layout, kPieceChannels), parts * kPieceChannels / rows,
+          rows * kSliceBytes / element_bytes(math)};
 }
 
 bool takes_packed_weight(const FusedPlan& plan) {
@@ -177,11 +185,10 @@ FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, const Fused
     for (int parts = 1; parts <= kMostParts; ++parts) {
       if (split_k > 0 && parts != split_k) continue;
       if (!fits(kFpropTiles[t], run, math, layout, parts)) continue;
-      const FusedPlan plan = candidate(run, layout, math, t, parts);
+      const FusedPlan plan = candidate(run, layout, math, groups, t, parts);
       const int64_t time = estimate(run, layout, plan, device.multiprocessors);
       if (time >= best_time) continue;
       best = plan;
-      best.merged = groups;
       best_time = time;
     }
   }

@@ -69,7 +69,8 @@ std::string why_not_ograd(const ConvShape& shape, FusedMath math) {
   }
   constexpr int64_t k32Bits = int64_t{1} << 32;
   const FusedLayout layout = fused_layout(transposed(shape), element_bytes(math));
-  const int64_t bytes = packed_bytes(transposed(shape), layout, math, kPieceChannels) / shape.G;
+  const int64_t bytes =
+      packed_bytes(transposed(shape), layout, weight_parts(math), kPieceChannels) / shape.G;
   if (bytes >= k32Bits) {
     return "ograd needs the bytes of a convolution group's weight below " +
            std::to_string(k32Bits) + ", but the call has " + std::to_string(bytes);

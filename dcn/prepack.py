@@ -16,7 +16,7 @@ def prepack(module: nn.Module, offset_groups: int = 1) -> nn.Module:
     The fused forward pass begins by bringing the weight into the order in which it reads it, in
     every call. A prepacked layer has done that before: the same bits, one launch less. Values and
     gradients are those of `weight`, which stays as it is, and so does the state dict; the packed
-    copy is a buffer beside it, about as large (twice that in float32 without TF32).
+    copy is a buffer beside it, about as large (in float32 without TF32 twice that, up to 16 MiB).
 
     The copy serves calls with the arithmetic of the moment it was made in: the weight's dtype, or
     autocast's if `prepack` was called under it, and in float32 PyTorch's TF32 switch for

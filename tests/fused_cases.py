@@ -106,6 +106,8 @@ FUSED_CASES = [
     kernel(2, 2, 40), kernel(1, 10, 64), kernel(4, 4, 96, groups=2), kernel(7, 7, 20, n=1),
     kernel(7, 7, 130, n=1, size=(8, 8)), kernel(7, 7, 256, n=1, offset_groups=2, size=(7, 9)),
     kernel(3, 6, 144, offset_groups=2, groups=2),
+    # Weights of more than 16 MiB in two parts, which 3xTF32 splits on the chip.
+    channels(512, k=520), channels(576, 36, k=420, size=(5, 7)), kernel(1, 1, 1024, k=2100),
     # Stride, padding, dilation, of both axes.
     Case("stride 2", c=64, size=(17, 22), k=64, stride=(2, 2)),
     Case("stride 1, 3", c=40, size=(9, 31), k=10, stride=(1, 3), padding=(0, 2)),

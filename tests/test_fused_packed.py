@@ -56,6 +56,7 @@ PACKED_CASES = [
     channels(64, k=320), channels(16, 2, k=64), channels(128, 16, k=130), channels(30, 2, k=200),
     channels(128, g=2, k=130), channels(256, 4, 2, k=260), channels(384, 3, 2, k=140),
     channels(256, g=32), channels(128, g=128, k=256),
+    channels(512, k=520),
     Case("7x7", n=1, c=130, size=(8, 8), k=136, kernel=(7, 7), padding=(3, 3), offset_groups=2),
     Case("1x1", c=64, size=(9, 13), k=256, kernel=(1, 1), padding=(0, 0), mask=False, bias=False),
 ]  # fmt: skip

@@ -63,8 +63,9 @@ def test_memory_beyond_inputs_and_outputs_is_the_packed_weight(layer, kind):
     case = case_of(layer)
     chosen = plan(case, dtype=kind.dtype, tf32=kind.tf32)
     weight = case.c * case.k * 9 * kind.dtype.itemsize
-    # The packed weight, twice where 3xTF32 keeps its trailing parts: 18 MiB on rcnn-c5.
-    assert chosen.workspace_bytes == (2 * weight if kind.name == "f32" else weight), chosen
+    # The packed weight, twice where 3xTF32 keeps its trailing parts, but not 18 MiB on rcnn-c5.
+    twice = kind.name == "f32" and 2 * weight <= 16 * 2**20
+    assert chosen.workspace_bytes == (2 * weight if twice else weight) <= 9 * 2**20, chosen
     assert chosen.columns_bytes == chosen.accumulator_bytes == 0
 
 

@@ -136,7 +136,9 @@ LUCK = 1.2
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-@pytest.mark.parametrize("c, k, size", [(64, 64, 48), (256, 128, 24), (512, 256, 14)])
+@pytest.mark.parametrize(
+    "c, k, size", [(64, 64, 48), (256, 128, 24), (512, 256, 14), (512, 512, 14)]
+)
 def test_f32_is_as_accurate_as_a_convolution_of_cudnn(distribution, c, k, size):
     """Zero offsets and no mask sample the pixels themselves, exactly: the operator is then the
     plain convolution, and what is compared is the rounding of one and the same GEMM.

@@ -68,6 +68,7 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
     PackWeightParams pack = pack_params(call.shape, plan.math, call.weight, plan.merged);
     pack.tile_channels = packed_channels(kFpropTiles[plan.tile]);
     pack.for_mma_sync = sm80;
+    pack.whole = pack.whole && !sm80;
     pack.beside_conversion = converted && !sm80;
     pack.packed = packed.mutable_data_ptr();
     if (!converted) prefetch_for(call, pack);
@@ -82,6 +83,7 @@ void fused_forward(const FusedCall& call, const std::optional<Tensor>& bias, con
   params.mask = call.mask;
   params.weight = packed.const_data_ptr();
   params.prepacked = plan.prepacked;
+  params.whole = packed_parts(shape, layout, plan.math, plan.merged) < weight_parts(plan.math);
   params.converted = converted;
   params.bias = bias.has_value() ? bias->const_data_ptr() : nullptr;
   params.output = output.mutable_data_ptr();

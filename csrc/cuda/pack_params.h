@@ -9,7 +9,7 @@
 
 namespace dcn {
 
-// For the forward pass of `shape`, so many of whose groups run as one.
+// For the forward pass of `shape` on compute capability 9.0, so many of whose groups run as one.
 inline PackWeightParams pack_params(const ConvShape& shape, FusedMath math,
                                     const at::Tensor& weight, int merged_groups = 1) {
   PackWeightParams params{};
@@ -17,6 +17,8 @@ inline PackWeightParams pack_params(const ConvShape& shape, FusedMath math,
   params.layout = fused_layout(params.shape, element_bytes(math));
   params.merged = merged_groups;
   params.math = math;
+  params.whole =
+      packed_parts(params.shape, params.layout, math, merged_groups) < weight_parts(math);
   params.weight = weight.const_data_ptr();
   params.stride_g = params.shape.output_channels_per_group() * weight.stride(0);
   params.stride_k = weight.stride(0);
@@ -32,6 +34,7 @@ inline PackWeightParams transposed_pack_params(const ConvShape& shape, FusedMath
   PackWeightParams params = pack_params(shape, math, weight);
   params.shape = transposed(shape);
   params.layout = fused_layout(params.shape, element_bytes(math));
+  params.whole = false;
   std::swap(params.stride_k, params.stride_c);
   return params;
 }

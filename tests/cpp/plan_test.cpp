@@ -146,6 +146,23 @@ TEST(Packed, OneOrderServesEveryTileOfSm90) {
   EXPECT_GT(served, 3);
 }
 
+TEST(Packed, LargeWeightsOf3xTf32InOnePart) {
+  const auto elements = [](const ConvShape& shape, FusedMath math) {
+    const auto sizes = packed_sizes(shape, math);
+    return sizes[0] * sizes[1] * sizes[2];
+  };
+  // 16 MiB in two parts, and a slice more.
+  const ConvShape most = layer(1, 512, 16, 16, 448), more = layer(1, 544, 16, 16, 448);
+  EXPECT_EQ(elements(most, FusedMath::k3xTf32), 2 * elements(most, FusedMath::kTf32));
+  EXPECT_EQ(elements(more, FusedMath::k3xTf32), elements(more, FusedMath::kTf32));
+  EXPECT_NE(packed_sizes(more, FusedMath::k3xTf32), packed_sizes(more, FusedMath::kTf32));
+  EXPECT_EQ(plan_fused_forward(more, FusedMath::k3xTf32, {90, 132}, -1, 0).packed_bytes,
+            4 * elements(more, FusedMath::k3xTf32));
+  // mma.sync has no such way.
+  EXPECT_EQ(plan_fused_forward(more, FusedMath::k3xTf32, {80, 108}, -1, 0).packed_bytes,
+            8 * elements(more, FusedMath::k3xTf32));
+}
+
 TEST(WhyNot, AtomicsOfFloatsAreNotDeterministic) {
   PlanRequest backward = request(layer(2, 64, 32, 32, 64));
   backward.pass = Pass::kBackward;

@@ -29,8 +29,8 @@ std::vector<float> run_fprop(const Convolution& conv, const GemmRun& run) {
   const int32_t maps = shape.D * shape.taps();
   const DeviceMap<Math> offset(shape, conv.offset, 2 * maps, run.short_offset);
   const DeviceMap<Math> mask(shape, conv.mask, maps, run.short_mask);
-  auto packed =
-      packed_weight<Math>(conv, /*transposed=*/false, dcn::kPieceChannels, !run.nchw, run.merged);
+  auto packed = packed_weight<Math>(conv, /*transposed=*/false, dcn::kPieceChannels, !run.nchw,
+                                    run.merged, run.whole);
   DeviceArray<Element> output(shape.output_pixels() * shape.K);
 
   dcn::FpropParams params{};
@@ -44,6 +44,7 @@ std::vector<float> run_fprop(const Convolution& conv, const GemmRun& run) {
   params.output = output.data();
   params.nchw = run.nchw;
   params.split_k = run.split_k;
+  params.whole = run.whole;
   const cudaError_t error =
       run.merged > 1 ? dcn::launch_fprop_merged_math<Math>(params, run.tile, run.merged,
                                                            run.multiprocessors, nullptr)

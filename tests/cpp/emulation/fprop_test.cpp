@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <random>
 
 #include "fprop_run.h"
 
@@ -121,6 +122,31 @@ TYPED_TEST(Fprop, EveryNarrowTile) {
   }
 }
 
+// Wide and narrow tiles, with their weights in a ring and resident, several tiles for a CTA.
+TEST(SplitWeight, EveryTile) {
+  const auto run_sizes = [](const auto& every) {
+    for (int tile = 0; tile < dcn::kFpropTileCount; ++tile) {
+      uint32_t number = 0;
+      for (const Sizes& sizes : every) {
+        ++number;
+        GemmRun run;
+        run.tile = tile;
+        run.split_k = 1 + static_cast<int>(number + tile) % 3;
+        run.nchw = number % 2 == 0;
+        run.whole = true;
+        if (!fprop_fits(shape_of(sizes), dcn::FusedMath::k3xTf32, tile, run.split_k)) continue;
+        seed(number);
+        const Convolution conv(sizes, kBits<dcn::Math3xTf32>, /*spread=*/2.f, number);
+        EXPECT_LT(error_of(run_fprop<dcn::Math3xTf32>(conv, run), conv.output()),
+                  kTolerance<dcn::Math3xTf32>)
+            << "tile " << tile << ", sizes " << number;
+      }
+    }
+  };
+  run_sizes(kSizes);
+  run_sizes(kNarrowSizes);
+}
+
 // Some lanes of a warp read the image, others the window, and some samples are outside.
 TYPED_TEST(Fprop, OffsetsBeyondTheWindow) {
   for (int tile = 0; tile < dcn::kFpropTileCount; ++tile) {
@@ -186,6 +212,21 @@ TEST(Prefetch, WholeVectorsOfWhatLiesTogether) {
   dcn::SamplingMap cut = map_of(shape, memory, 18);
   cut.stride_n *= 2;
   EXPECT_EQ(dcn::prefetch_of(cut, shape, 18).bytes, 0);
+}
+
+// What tensor cores cut a moved weight off to is the rounded one, and the rest is exact.
+TEST(SplitWeight, TwoPartsOfWhatWasMoved) {
+  const auto float_of = [](uint32_t bits) { return __uint_as_float(bits); };
+  std::mt19937 random(1);
+  for (int i = 0; i < 100000; ++i) {
+    const uint32_t sign = i % 2 << 31, exponent = i % 254 << 23;  // from 0 on: denormal numbers
+    const uint32_t mantissa = i % 7 == 0 ? random() % 64 * 0x1000 : random() % (1 << 23);
+    const float weight = float_of(sign | exponent | mantissa);
+    const uint32_t moved = dcn::to_be_split(weight), leading = moved & ~0x1fffu;
+    EXPECT_EQ(leading, dcn::ptx::round_to_tf32(weight));
+    EXPECT_EQ(double{float_of(leading)} + double{float_of(dcn::trailing_of(moved))}, weight);
+  }
+  EXPECT_EQ(dcn::trailing_of(dcn::to_be_split(0.f)), 0);
 }
 
 // In a window of zeros around the image, a sample is worth 0 times its weight.

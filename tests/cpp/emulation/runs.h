@@ -19,6 +19,7 @@ struct GemmRun {
   int multiprocessors = 3;  // few, so that a CTA has several tiles
   bool nchw = false;
   bool short_offset = false, short_mask = false;  // maps of the image's type, not f32
+  bool whole = false;                             // 3xTF32: the weight in one part
 };
 
 // What every family of kernels is tested in.
@@ -63,7 +64,7 @@ struct DeviceMap {
 // [K, C/G, R, S] in memory or, with `channels_last`, [K, R, S, C/G].
 template <class Math>
 DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int32_t tile_channels,
-                                   bool channels_last = false, int merged = 1) {
+                                   bool channels_last = false, int merged = 1, bool whole = false) {
   using Element = typename Math::Element;
   const dcn::ConvShape& shape = conv.shape;
   const int32_t taps = shape.taps(), channels = shape.channels_per_group();
@@ -80,6 +81,7 @@ DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int
   params.shape = dcn::merged(transposed ? dcn::transposed(shape) : shape, merged);
   params.layout = dcn::fused_layout(params.shape, sizeof(Element));
   params.math = Math::kKind;
+  params.whole = whole;
   params.weight = weight.data();
   params.prefetch[0] = dcn::prefetch_of(weight.data(), values.size() * sizeof(Element));
   params.merged = merged;
@@ -91,8 +93,8 @@ DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int
   params.tile_channels = tile_channels;
   const int64_t tiles = int64_t{params.shape.G} * params.layout.steps *
                         dcn::tiles_of(params.shape.output_channels_per_group(), tile_channels);
-  DeviceArray<uint8_t> packed(tiles * dcn::weight_parts(Math::kKind) * tile_channels *
-                              dcn::kSliceBytes);
+  const int parts = whole ? 1 : dcn::weight_parts(Math::kKind);
+  DeviceArray<uint8_t> packed(tiles * parts * tile_channels * dcn::kSliceBytes);
   params.packed = packed.data();
   if (dcn::launch_pack_weight(params, nullptr) != cudaSuccess || !packed.guards_intact()) {
     fail("the weight is not packed");

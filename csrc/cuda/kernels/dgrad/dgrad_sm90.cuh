@@ -26,7 +26,8 @@ struct DgradConfig : AllTiles {
   static constexpr bool kStartsInPlan = false, kWaitsInStep = false;
   static constexpr bool kKeepsInfinity = false;  // the second kernel does
   using Gather = BlockGather<Math, tile.rows_in_flight>;
-  using Weights = WeightRing<kTileBytes, weight_parts(Math::kKind), tile.stages, kThreads / 32>;
+  static constexpr int kPackedParts = weight_parts(Math::kKind);
+  using Weights = WeightRing<kTileBytes, kPackedParts, tile.stages, kThreads / 32>;
 
   static int64_t rows(const DgradParams& params) { return dgrad_rows(params.shape); }
   static __device__ __forceinline__ TileRow row_at(const DgradParams& params, uint32_t first,

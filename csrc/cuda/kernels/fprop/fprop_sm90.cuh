@@ -5,11 +5,13 @@
 
 #include "../fused/fused_gather.cuh"
 #include "../fused/gather_gemm_sm90.cuh"
+#include "../fused/split_weights.cuh"
 #include "window_gather.cuh"
 
 namespace dcn {
 
-template <class Math_, int kTile>
+// kWhole: 3xTF32 with a weight that is packed in one part.
+template <class Math_, int kTile, bool kWhole = false>
 struct FpropConfig : AllTiles {
   using Math = Math_;
   using Params = FpropParams;
@@ -34,9 +36,14 @@ struct FpropConfig : AllTiles {
   using Gather = std::conditional_t<
       tile.narrow, WindowGather<Math, window_pixels(tile)>,
       WideGather<Math, kRowsInFlight, 1, tile.turns == 1 ? 0 : kSetThreads / 32>>;
-  static constexpr int kParts = weight_parts(Math::kKind);
-  using Weights = std::conditional_t<tile.stages == 0, ResidentWeights<kTileBytes, kParts>,
-                                     WeightRing<kTileBytes, kParts, tile.stages, kSetThreads / 32>>;
+  static constexpr bool kSplitsWeights = kWhole;
+  static constexpr int kPackedParts = kWhole ? 1 : weight_parts(Math::kKind);
+  using Resident = std::conditional_t<kSplitsWeights, SplitResidentWeights<kTileBytes, kThreads>,
+                                      ResidentWeights<kTileBytes, kPackedParts>>;
+  using Ring =
+      std::conditional_t<kSplitsWeights, SplitWeightRing<kTileBytes, tile.stages, kSetThreads / 32>,
+                         WeightRing<kTileBytes, kPackedParts, tile.stages, kSetThreads / 32>>;
+  using Weights = std::conditional_t<tile.stages == 0, Resident, Ring>;
 
   static __device__ __forceinline__ TileRow row_at(const FpropParams& params, uint32_t first,
                                                    uint32_t row) {
@@ -54,6 +61,12 @@ template <class Math>
 cudaError_t launch_fprop_math(const FpropParams& params, int tile, int multiprocessors,
                               cudaStream_t stream) {
   return with_tile<90, Math>(tile, [&](auto index) {
+    if constexpr (weight_parts(Math::kKind) == 2) {
+      if (params.whole) {
+        return launch_gather_gemm<FpropConfig<Math, index(), true>>(params, multiprocessors,
+                                                                    stream);
+      }
+    }
     return launch_gather_gemm<FpropConfig<Math, index()>>(params, multiprocessors, stream);
   });
 }

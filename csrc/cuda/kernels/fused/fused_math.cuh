@@ -126,6 +126,18 @@ __device__ __forceinline__ void split_tf32(uint32_t value, uint32_t& leading, ui
   trailing = kKeepsInfinity && leading == value ? 0 : left;
 }
 
+// A value that is split where it is used lies in memory moved away from zero by half a unit of
+// tf32's last place: what tensor cores cut off leaves its leading part, rounded. An infinity leaves
+// NaN over.
+constexpr uint32_t kHalfOfTf32 = 0x1000u;
+__device__ __forceinline__ uint32_t to_be_split(float value) {
+  return __float_as_uint(value) + kHalfOfTf32;
+}
+__device__ __forceinline__ uint32_t trailing_of(uint32_t moved) {
+  const float leading = __uint_as_float(moved & ~0x1fffu);
+  return __float_as_uint(__uint_as_float(moved - kHalfOfTf32) - leading);
+}
+
 // f32 values; 3xTF32 splits them later, and needs them unrounded. For tf32 weights round.
 template <FusedMath kKind_>
 struct MathF32 {
@@ -149,14 +161,19 @@ struct MathF32 {
   static __device__ __forceinline__ uint32_t rounded(uint32_t value) {
     return bits(__uint_as_float(value));
   }
-  // A convolution's weight as the tensor cores take it; infinity leaves nothing over.
+  // A convolution's weight as the tensor cores take it; infinity leaves nothing over. One part for
+  // 3xTF32 is what is split later.
   template <typename Vector, int kParts>
   static __device__ __forceinline__ void split(float weight, Vector (&part)[kParts], int i) {
-    const float leading = __uint_as_float(round_to_tf32(weight));
-    part[0].lane[i] = leading;
-    if constexpr (kParts == 2) {
-      const float left = leading == weight ? 0.f : weight - leading;
-      part[1].lane[i] = __uint_as_float(round_to_tf32(left));
+    if constexpr (kParts < weight_parts(kKind)) {
+      part[0].lane[i] = __uint_as_float(to_be_split(weight));
+    } else {
+      const float leading = __uint_as_float(round_to_tf32(weight));
+      part[0].lane[i] = leading;
+      if constexpr (kParts == 2) {
+        const float left = leading == weight ? 0.f : weight - leading;
+        part[1].lane[i] = __uint_as_float(round_to_tf32(left));
+      }
     }
   }
 

@@ -35,8 +35,8 @@ inline Prefetch prefetch_of(const SamplingMap& map, const ConvShape& shape, int3
 }
 
 // The weight in the order of the steps: [G, steps, parts, tiles of K/G, tile rows, 128 bytes]
-// for 9.0, two parts for 3xTF32 (leading and trailing); [G, tiles of K/G, steps, parts, ...] for
-// mma.sync.
+// for 9.0; [G, tiles of K/G, steps, parts, ...] for mma.sync. Two parts for 3xTF32 (leading and
+// trailing), or one, which is split later.
 struct PackWeightParams {
   ConvShape shape;
   FusedLayout layout;
@@ -47,6 +47,7 @@ struct PackWeightParams {
   bool for_mma_sync;       // the order of fprop_sm80, otherwise that of fprop_sm90
   bool beside_conversion;  // the kernel before converts the image, of which this one needs nothing
   int32_t merged = 1;      // groups of the weight that are one of the shape
+  bool whole;              // 3xTF32: in one part
   Prefetch prefetch[4];    // in this order, or none
   void* packed;
   int32_t* counters;  // zeroed, or null
@@ -81,6 +82,7 @@ struct FpropParams {
   const void* weight;  // packed
   bool prepacked;      // not by the kernel before
   bool converted;      // the image, by what came before the weight was packed
+  bool whole;          // the weight of 3xTF32: packed in one part
   const void* bias;    // [K], or null
   void* output;        // [N, P, Q, K], or [N, K, P, Q] where nchw
   bool nchw;

@@ -8,7 +8,8 @@
 //             two share them and take turns at the steps, each with a ring of weight tiles
 //   step      a tap of a slice (fused_layout.h). Each warp gathers its 16 pixels' values into
 //             fragments of A while the loads of the next step are on their way; the weight tile of
-//             the step, packed and swizzled, comes by a bulk copy (weight_tiles.cuh)
+//             the step, packed and swizzled, comes by a bulk copy (weight_tiles.cuh). The forward
+//             pass finds the trailing parts of 3xTF32 a step ahead (split_weights.cuh)
 //   epilogue  a split exchanges its f32 sums and adds them up in the order of the parts
 //             (split_tile.cuh); adds the bias, stores once
 //
@@ -66,6 +67,7 @@ __device__ __forceinline__ FusedStep find_step(const FpropParams& params, int32_
 // Every tile of the pixels is walked, in the order of tile_row.
 struct AllTiles {
   static constexpr bool kKeepsInfinity = true;  // what it leaves over is 0
+  static constexpr bool kSplitsWeights = false;
   static __device__ __forceinline__ int32_t tiles(const FpropParams& params) {
     return params.pixel_tiles;
   }
@@ -95,7 +97,7 @@ __device__ __forceinline__ void start_weights(const FpropParams& params,
                                               int32_t passes) {
   constexpr int kTilePieces = Config::kTileChannels / kPieceChannels;
   constexpr int kPieceBytes = kPieceChannels * kSliceBytes;
-  constexpr int kParts = weight_parts(Config::Math::kKind);
+  constexpr int kParts = Config::kPackedParts;
   const int32_t pieces = tiles_of(params.shape.output_channels_per_group(), kPieceChannels);
   const int32_t first = channel_tile * kTilePieces;
   const int64_t of_step = int64_t{group} * params.layout.steps + step;
@@ -173,7 +175,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         left = own_steps;
         gather.begin_turns(row_of(tile), at, set, start_once);
       }
-      if (!started) __syncthreads();
+      if (!started) {
+        __syncthreads();
+        if constexpr (Config::kSplitsWeights) weights.split();
+      }
       started = true;
       uint32_t a[16 * weight_parts(Math::kKind)] = {};
 #pragma unroll 1
@@ -198,6 +203,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         multiply_step<Math>(sums, a, b, Config::kTileChannels * kSliceBytes);
         ptx::wgmma_commit();
         weights.advance();
+        if constexpr (Config::kSplitsWeights) {
+          if (left > 0 || step < end || turn + gridDim.x < tiles) weights.split();
+        }
       }
       ptx::wgmma_wait(sums, a);
     }

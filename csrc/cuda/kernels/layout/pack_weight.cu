@@ -56,12 +56,11 @@ __device__ __forceinline__ void zero_counters(const PackWeightParams& params) {
   }
 }
 
-template <class Math, bool kForMmaSync>
+template <class Math, int kParts, bool kForMmaSync>
 __global__ void __launch_bounds__(kThreads)
     dcn_pack_weight_kernel(const __grid_constant__ PackWalk params) {
   using Element = typename Math::Element;
   using Bits = std::conditional_t<sizeof(Element) == 2, uint16_t, uint32_t>;
-  constexpr int kParts = weight_parts(Math::kKind);
   constexpr int kChannels = 4 / sizeof(Element);  // of a lane
   ptx::launch_dependents();
   prefetch_parts(params);
@@ -158,11 +157,10 @@ __global__ void __launch_bounds__(kThreads)
 // The same for wgmma where output channels lie side by side, as those of a transposed weight do
 // that is channels_last: a block has the rows of a tile for one slice and tap, and turns them in
 // shared memory. (It is launched behind what comes before, and need not wait for it.)
-template <class Math>
+template <class Math, int kParts>
 __global__ void __launch_bounds__(kThreads)
     dcn_pack_columns_kernel(const __grid_constant__ PackWalk params) {
   using Element = typename Math::Element;
-  constexpr int kParts = weight_parts(Math::kKind);
   constexpr int kChannels = 4 / sizeof(Element);  // of a register
   constexpr int kSlice = kSliceBytes / sizeof(Element), kVec = kVectorBytes / sizeof(Element);
   constexpr int kRowVectors = kPieceChannels / kVec;
@@ -248,7 +246,7 @@ bool in_pairs(const PackWalk& params) {
          reinterpret_cast<uintptr_t>(params.weight) % 4 == 0;
 }
 
-template <class Math, bool kForMmaSync>
+template <class Math, int kParts, bool kForMmaSync>
 cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
   const FusedLayout& layout = params.layout;
   const int64_t chunks = tiles_of(params.shape.taps(), layout.chunk_taps);
@@ -268,18 +266,20 @@ cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
   if (!kForMmaSync && in_columns(params)) {
     const unsigned blocks = params.shape.G * channel_tiles * layout.slices * params.shape.taps();
     walk.units = Divisor(static_cast<uint32_t>(layout.slices * params.shape.taps()));
-    return launch_kernel<dcn_pack_columns_kernel<Math>>(blocks, kThreads, 0, stream, walk);
+    return launch_kernel<dcn_pack_columns_kernel<Math, kParts>>(blocks, kThreads, 0, stream, walk);
   }
   const dim3 grid(static_cast<unsigned>(params.shape.G * channel_tiles * units),
                   params.tile_channels / kRows);
-  return launch_kernel<dcn_pack_weight_kernel<Math, kForMmaSync>>(grid, kThreads, 0, stream, walk,
-                                                                  params.beside_conversion);
+  return launch_kernel<dcn_pack_weight_kernel<Math, kParts, kForMmaSync>>(
+      grid, kThreads, 0, stream, walk, params.beside_conversion);
 }
 
 template <class Math>
 cudaError_t launch(const PackWeightParams& params, cudaStream_t stream) {
-  return params.for_mma_sync ? launch_order<Math, true>(params, stream)
-                             : launch_order<Math, false>(params, stream);
+  constexpr int kParts = weight_parts(Math::kKind);
+  if (params.for_mma_sync) return launch_order<Math, kParts, true>(params, stream);
+  return params.whole ? launch_order<Math, 1, false>(params, stream)
+                      : launch_order<Math, kParts, false>(params, stream);
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ class ResidentWeights {
     if (tile_ == arrived_) tile_ = tiles_;
   }
 
- private:
+ protected:
   const uint32_t tiles_, arrived_;  // the barrier lies behind the last tile
   uint32_t tile_;
   const int thread_;
@@ -152,7 +152,7 @@ class WeightRing {
     started_ = true;
   }
 
- private:
+ protected:
   static constexpr bool kAsksAtOnce = kStages == 2;
   static_assert(kStages > 2 || (kAsksAtOnce && kWarps == 4));
 
