@@ -47,6 +47,9 @@ struct PackWeightParams {
   bool for_mma_sync;       // the order of fprop_sm80, otherwise that of fprop_sm90
   bool beside_conversion;  // the kernel before converts the image, of which this one needs nothing
   Prefetch prefetch[4];    // in this order, or none
+  bool prefetches() const {
+    return (prefetch[0].bytes | prefetch[1].bytes | prefetch[2].bytes | prefetch[3].bytes) != 0;
+  }
   void* packed;
   int32_t* counters;  // zeroed, or null
   int32_t counter_count;
@@ -55,6 +58,7 @@ struct PackWeightParams {
 // How a row of a tile is found in the output; made by pixel_walk (fused_samples.cuh).
 struct PixelWalk {
   uint32_t cell_height = 0, last_strip = 0;
+  uint32_t last_left = 0, last_width = 0;  // of the last cell of a strip; 2^16 / width, rounded up
   Divisor image, strip, cell, last_cell;
 };
 
