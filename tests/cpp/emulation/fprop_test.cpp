@@ -3,6 +3,7 @@
 
 #include <limits>
 #include <random>
+#include <set>
 
 #include "fprop_run.h"
 
@@ -195,6 +196,28 @@ TYPED_TEST(Fprop, ALineOutsideReadsNoPixel) {
   GemmRun run;
   while (!fprop_fits(conv.shape, TypeParam::kKind, run.tile, run.split_k)) ++run.tile;
   EXPECT_LT(error_of(run_fprop<TypeParam>(conv, run), conv.output()), kTolerance<TypeParam>);
+}
+
+// Lines of every remainder, strips that are lower than a cell, several images.
+TEST(PixelWalk, EveryPixelOnce) {
+  for (const int height : {4, 8, 16}) {
+    for (const int p : {1, 5, 16, 19}) {
+      for (int q = 1; q <= 50; ++q) {
+        const dcn::ConvShape shape = shape_of({2, 8, p, q, 8});
+        ASSERT_EQ(shape.P, p);
+        ASSERT_EQ(shape.Q, q);
+        const dcn::PixelWalk walk = dcn::pixel_walk(shape, height);
+        std::set<int> found;
+        for (int i = 0; i < 2 * p * q; ++i) {
+          const dcn::OutputPixel at = dcn::pixel_at(shape, walk, i);
+          ASSERT_TRUE(at.n < 2 && 0 <= at.p && at.p < p && 0 <= at.q && at.q < q);
+          EXPECT_EQ(at.n, i / (p * q));
+          found.insert((at.n * p + at.p) * q + at.q);
+        }
+        EXPECT_EQ(found.size(), size_t{2} * p * q) << height << ' ' << p << ' ' << q;
+      }
+    }
+  }
 }
 
 TEST(Prefetch, WholeVectorsOfWhatLiesTogether) {

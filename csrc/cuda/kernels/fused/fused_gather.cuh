@@ -45,19 +45,23 @@ class WideGather {
     return (layout.slices - at.slice) * taps - (at.tap - at.first_tap);
   }
 
-  // `meanwhile` is called while the offsets and masks of samples are on their way.
-  template <class Meanwhile>
-  __device__ __forceinline__ void begin(const TileRow& row, FusedStep at, Meanwhile meanwhile) {
+  // `meanwhile` is called while the offsets and masks of samples are on their way, `behind` while
+  // the first corners are.
+  template <class Meanwhile, class Behind>
+  __device__ __forceinline__ void begin(const TileRow& row, FusedStep at, Meanwhile meanwhile,
+                                        Behind behind) {
     plan_tiles([&](int) { return row; }, at, meanwhile);
     start();
+    behind();
   }
   // The only run of this warp, which has at least a step, behind those of the sets before it.
-  template <class Meanwhile>
+  template <class Meanwhile, class Behind>
   __device__ __forceinline__ void begin_turns(const TileRow& row, FusedStep at, int set,
-                                              Meanwhile meanwhile) {
+                                              Meanwhile meanwhile, Behind behind) {
     plan_tiles([&](int) { return row; }, at, meanwhile);
     if (set > 0) pass_step();
     start();
+    behind();
   }
   // `row_of`: the row of this lane in row tile t.
   template <class RowOf>
@@ -163,8 +167,8 @@ class WideGather {
     const MapCursor<Math> mask(params_.mask, row.at, map);
     const auto exists = [&](int round) { return kTapsOfRound * round + own_tap < taps(); };
     uint32_t shift[kRounds][2], modulation[kRounds][1];
-    offset.template load_rounds<kRounds, 2, 2 * kTapsOfRound>(shift, exists);
-    mask.template load_rounds<kRounds, 1, kTapsOfRound>(modulation, exists);
+    MapCursor<Math>::template load_both<kRounds, kTapsOfRound>(offset, mask, shift, modulation,
+                                                               exists);
     meanwhile();
     take_loaded(shift);
     take_loaded(modulation);
@@ -176,7 +180,7 @@ class WideGather {
     for (int i = 0; i < kRounds; ++i) {
       const int32_t in_chunk = kTapsOfRound * i + own_tap, tap = first_tap + in_chunk;
       const int32_t r = params_.kernel_width.quotient(tap), s = tap - r * shape.S;
-      const float m = mask.absent() ? 1.f : mask.value(modulation[i][0]);
+      const float m = mask.value(modulation[i][0]);
       const FusedSample sample = fused_sample(
           y + static_cast<float>(r * shape.dil_h) + offset.value(shift[i][0]),
           x + static_cast<float>(s * shape.dil_w) + offset.value(shift[i][1]), row.exists ? m : 0.f,
@@ -184,7 +188,9 @@ class WideGather {
       const uint32_t rows = __ballot_sync(~0u, sample.outside || !row.exists);
       if (lane_ == kTapsOfRound * i + 2 * set) outside_rows = rows & 0xffffu;
       if (lane_ == kTapsOfRound * i + 2 * set + 1) outside_rows = rows >> 16;
-      if (in_chunk < kPlanTaps) {
+      // Only in the last round may there be none. (Two tiles leave no registers for rounds side by
+      // side.)
+      if ((kRowTiles == 1 && kTapsOfRound * (i + 1) <= kPlanTaps) || in_chunk < kPlanTaps) {
         plan_[t].weight[in_chunk][own_row] = Math::weights(sample.weight);
         plan_[t].corner[in_chunk][own_row] = sample.corner;
       }

@@ -49,6 +49,9 @@ struct PackWeightParams {
   int32_t merged = 1;      // groups of the weight that are one of the shape
   bool whole;              // 3xTF32: in one part
   Prefetch prefetch[4];    // in this order, or none
+  bool prefetches() const {
+    return (prefetch[0].bytes | prefetch[1].bytes | prefetch[2].bytes | prefetch[3].bytes) != 0;
+  }
   void* packed;
   int32_t* counters;  // zeroed, or null
   int32_t counter_count;
@@ -57,6 +60,7 @@ struct PackWeightParams {
 // How a row of a tile is found in the output; made by pixel_walk (fused_samples.cuh).
 struct PixelWalk {
   uint32_t cell_height = 0, last_strip = 0;
+  uint32_t last_left = 0, last_width = 0;  // of the last cell of a strip; 2^16 / width, rounded up
   Divisor image, strip, cell, last_cell;
 };
 

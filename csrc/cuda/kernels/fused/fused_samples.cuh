@@ -22,6 +22,9 @@ inline PixelWalk pixel_walk(const ConvShape& shape, uint32_t cell_height) {
   walk.strip = Divisor(cell_height * shape.Q);
   walk.cell = Divisor(cell_height * kWarpPixels);
   walk.last_cell = Divisor(last_height * kWarpPixels);
+  walk.last_left = (shape.Q - 1) / kWarpPixels * kWarpPixels;
+  const uint32_t width = shape.Q - walk.last_left;
+  walk.last_width = ((1u << 16) + width - 1) / width;
   return walk;
 }
 
@@ -35,9 +38,10 @@ __device__ __forceinline__ OutputPixel pixel_at(const ConvShape& shape, const Pi
   const uint32_t cell = cells.quotient(rest);
   rest -= cell * cells.value;
   const uint32_t left = cell * kWarpPixels;
-  const uint32_t width = min(uint32_t{kWarpPixels}, shape.Q - left);
-  // Below 2^12: a quotient of floats is exact enough.
-  const uint32_t row = static_cast<uint32_t>(__fdividef(rest + 0.5f, width));
+  const bool whole = left != walk.last_left;
+  const uint32_t width = whole ? kWarpPixels : shape.Q - walk.last_left;
+  // A cell has fewer than 2^12 pixels: the quotient is exact.
+  const uint32_t row = rest * (whole ? (1u << 16) / kWarpPixels : walk.last_width) >> 16;
   return {static_cast<int32_t>(n), static_cast<int32_t>(strip * walk.cell_height + row),
           static_cast<int32_t>(left + rest - row * width)};
 }
@@ -132,9 +136,9 @@ class MapCursor {
  public:
   __device__ __forceinline__ MapCursor(const SamplingMap& map, OutputPixel at, int32_t channel)
       : narrow_(sizeof(Element) == 2 && map.dtype != Dtype::kF32), absent_(map.data == nullptr) {
-    const int size = narrow_ ? 2 : 4;
-    step_ = int64_t{map.stride_c} * size;
-    at_ = static_cast<const uint8_t*>(map.data) + map_index(map, at, 0) * size + channel * step_;
+    const int shift = narrow_ ? 1 : 2;
+    step_ = int64_t{map.stride_c} << shift;
+    at_ = static_cast<const uint8_t*>(map.data) + (map_index(map, at, channel) << shift);
   }
 
   // The value `ahead` channels further on, 0 where a map is absent.
@@ -144,33 +148,52 @@ class MapCursor {
     if (narrow_) return __ldg(reinterpret_cast<const uint16_t*>(from));
     return __ldg(reinterpret_cast<const uint32_t*>(from));
   }
-  // kCount values for each round, kApart channels between rounds, 0 where !exists(round). One
-  // branch decides of which type all are; what is loaded has to be taken (take_loaded) before it is
-  // used.
+  // kCount values for each round, kApart channels between rounds, 0 where !exists(round); 1 where
+  // the map is absent. One branch decides of which type all are; what is loaded has to be taken
+  // (take_loaded) before it is used.
   template <int kRounds, int kCount, int kApart, class Exists>
   __device__ __forceinline__ void load_rounds(uint32_t (&loaded)[kRounds][kCount],
                                               Exists exists) const {
-    const auto load_all = [&](auto type) {
-      using Word = decltype(type);
-#pragma unroll
-      for (int i = 0; i < kRounds; ++i) {
-#pragma unroll
-        for (int c = 0; c < kCount; ++c) {
-          const uint8_t* from = at_ + (i * kApart + c) * step_;
-          loaded[i][c] = exists(i) ? __ldg(reinterpret_cast<const Word*>(from)) : 0;
-        }
-      }
-    };
     if (absent_) {
 #pragma unroll
       for (auto& round : loaded) {
 #pragma unroll
-        for (uint32_t& value : round) value = 0;
+        for (uint32_t& value : round) value = one();
       }
     } else if (narrow_) {
-      load_all(uint16_t{});
+      load_all<uint16_t, kApart>(loaded, exists);
     } else {
-      load_all(uint32_t{});
+      load_all<uint32_t, kApart>(loaded, exists);
+    }
+  }
+  template <typename Word, int kApart, int kRounds, int kCount, class Exists>
+  __device__ __forceinline__ void load_all(uint32_t (&loaded)[kRounds][kCount],
+                                           Exists exists) const {
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+#pragma unroll
+      for (int c = 0; c < kCount; ++c) {
+        const uint8_t* from = at_ + (i * kApart + c) * step_;
+        loaded[i][c] = exists(i) ? __ldg(reinterpret_cast<const Word*>(from)) : 0;
+      }
+    }
+  }
+  // The same for offsets and masks, kTaps taps between rounds. Where both are of one type, one
+  // branch decides: between two, what the first one loaded would be waited for.
+  template <int kRounds, int kTaps, class Exists>
+  static __device__ __forceinline__ void load_both(const MapCursor& offset, const MapCursor& mask,
+                                                   uint32_t (&shift)[kRounds][2],
+                                                   uint32_t (&modulation)[kRounds][1],
+                                                   Exists exists) {
+    if (mask.absent_ || offset.narrow_ != mask.narrow_) {
+      offset.template load_rounds<kRounds, 2, 2 * kTaps>(shift, exists);
+      mask.template load_rounds<kRounds, 1, kTaps>(modulation, exists);
+    } else if (offset.narrow_) {
+      offset.template load_all<uint16_t, 2 * kTaps>(shift, exists);
+      mask.template load_all<uint16_t, kTaps>(modulation, exists);
+    } else {
+      offset.template load_all<uint32_t, 2 * kTaps>(shift, exists);
+      mask.template load_all<uint32_t, kTaps>(modulation, exists);
     }
   }
   __device__ __forceinline__ float value(uint32_t loaded) const {
@@ -183,6 +206,15 @@ class MapCursor {
 
  private:
   using Element = typename Math::Element;
+
+  // What value() makes 1 of.
+  __device__ __forceinline__ uint32_t one() const {
+    if constexpr (sizeof(Element) == 2) {
+      if (narrow_) return Math::pack(1.f, 1.f);
+    }
+    return __float_as_uint(1.f);
+  }
+
   const bool narrow_, absent_;
   const uint8_t* at_;
   int64_t step_;  // bytes to the next channel

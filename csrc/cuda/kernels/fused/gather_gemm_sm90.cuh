@@ -127,13 +127,16 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int32_t tiles = Config::tiles(params);
   if (blockIdx.x >= tiles) return;
   if (params.converted) ptx::wait_for_previous_grid();  // it converts the image
-  TileBias<Config>(params, group, channel_tile).prefetch();
   constexpr int kWeightsStride = weights_stride(Config::tile, Math::kKind);
   const int32_t own_steps = (end - begin + kTurns - 1 - set) / kTurns;
   typename Config::Weights weights(aligned + set * kWeightsStride, own_steps, thread);
   const uint32_t weights_end = weights.end() + (kTurns - 1 - set) * kWeightsStride;
   float* const bias = reinterpret_cast<float*>(shared_memory + (weights_end - start));
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
+  if constexpr (!Config::kStartsInPlan) {
+    TileBias<Config>(params, group, channel_tile).prefetch();
+    weights.set_up();
+  }
   typename Config::Gather gather(params, plans, group, thread);
   const auto row_of = [&](int32_t tile) {
     return Config::row_at(params, static_cast<uint32_t>(tile) * Config::kTilePixels,
@@ -143,17 +146,29 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   float sums[Config::kTileChannels / 2];
   float totals[Config::kExactSums ? Config::kTileChannels / 2 : 1];
 
-  bool started = false;
-  for (int32_t turn = blockIdx.x; turn < tiles; turn += gridDim.x) {
-    int32_t tile = Config::tile_of(params, turn);
+  const auto set_to_zero = [&] {
 #pragma unroll
     for (float& sum : sums) sum = 0.f;
 #pragma unroll
     for (float& total : totals) total = 0.f;
+  };
+
+  bool started = false;
+  for (int32_t turn = blockIdx.x; turn < tiles; turn += gridDim.x) {
+    int32_t tile = Config::tile_of(params, turn);
+    if constexpr (!Config::kStartsInPlan) set_to_zero();
 
     for (int32_t step = begin; step < end;) {
-      const FusedStep at = find_step(params, step);
-      // Where it can, while the samples' offsets come.
+      const FusedStep at =
+          Config::kStartsInPlan && step == 0 ? FusedStep{} : find_step(params, step);
+      const auto meanwhile = [&] {
+        if (!started) {
+          weights.set_up();
+          TileBias<Config>(params, group, channel_tile).prefetch();
+        }
+        if (step == begin) set_to_zero();
+      };
+      // Where it can, while the first corners come: it waits for the kernel before.
       const auto start_once = [&] {
         if (started) return;
         const uint32_t own_bias = TileBias<Config>(params, group, channel_tile).load();
@@ -163,17 +178,17 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       };
       int32_t left = min(end - step, gather.run_length(params, at));
       if constexpr (kTurns == 1) {
-        step += left;
         if constexpr (Config::kStartsInPlan) {
-          gather.begin(row_of(tile), at, start_once);
+          gather.begin(row_of(tile), at, meanwhile, start_once);
         } else {
           start_once();
           gather.begin(row_of(tile), at);
         }
+        step += left;
       } else {
-        step = end;  // it is one run (turns_fit)
         left = own_steps;
-        gather.begin_turns(row_of(tile), at, set, start_once);
+        gather.begin_turns(row_of(tile), at, set, meanwhile, start_once);
+        step = end;  // it is one run (turns_fit)
       }
       if (!started) {
         __syncthreads();

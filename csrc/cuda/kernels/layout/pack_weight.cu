@@ -64,6 +64,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kChannels = 4 / sizeof(Element);  // of a lane
   ptx::launch_dependents();
   prefetch_parts(params);
+  if (blockIdx.z > 0) return;  // it has asked for its part, and packs nothing
   const ConvShape& shape = params.shape;
   const FusedLayout& layout = params.layout;
   zero_counters(params);
@@ -268,8 +269,9 @@ cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
     walk.units = Divisor(static_cast<uint32_t>(layout.slices * params.shape.taps()));
     return launch_kernel<dcn_pack_columns_kernel<Math, kParts>>(blocks, kThreads, 0, stream, walk);
   }
-  const dim3 grid(static_cast<unsigned>(params.shape.G * channel_tiles * units),
-                  params.tile_channels / kRows);
+  dim3 grid(static_cast<unsigned>(params.shape.G * channel_tiles * units),
+            params.tile_channels / kRows);
+  if (params.prefetches()) grid.z = tiles_of(kPrefetchBlocks, grid.x * grid.y);
   return launch_kernel<dcn_pack_weight_kernel<Math, kParts, kForMmaSync>>(
       grid, kThreads, 0, stream, walk, params.beside_conversion);
 }

@@ -1,8 +1,9 @@
 // Packed weight tiles in shared memory: a ring of stages that bulk copies fill and warps release,
 // or all tiles of a CTA at once where they fit. One thread asks for copies; every warp waits.
 //
-// start() waits for the kernel that packs the weight; what does not need it comes before. A barrier
-// of the CTA lies between start() and the first wait().
+// set_up() comes before start(); its fence waits for loads that are on their way. start() waits for
+// the kernel that packs the weight; what does not need it comes before. A barrier of the CTA lies
+// between start() and the first wait().
 // A step calls wait() for its tile, release_previous() once its warpgroup's multiplications of the
 // step before have ended, and advance() last. Tiles are walked `passes` times, once for each tile
 // of pixels.
@@ -35,11 +36,12 @@ template <int kTileBytes, int kParts>
 class ResidentWeights {
  public:
   __device__ __forceinline__ ResidentWeights(uint32_t shared, int32_t steps, int thread)
-      : tiles_(shared), arrived_(shared + steps * kTileBytes), tile_(shared), thread_(thread) {
-    if (thread_ == 0) {
-      ptx::barrier_init(arrived_, 1);
-      ptx::barrier_init_fence();
-    }
+      : tiles_(shared), arrived_(shared + steps * kTileBytes), tile_(shared), thread_(thread) {}
+
+  __device__ __forceinline__ void set_up() {
+    if (thread_ != 0) return;
+    ptx::barrier_init(arrived_, 1);
+    ptx::barrier_init_fence();
   }
 
   // Where the shared memory of the tiles ends.
@@ -105,14 +107,15 @@ class WeightRing {
   static constexpr int kBytes = kStages * kTileBytes;
 
   __device__ __forceinline__ WeightRing(uint32_t shared, int32_t, int thread)
-      : tiles_(shared), thread_(thread) {
-    if (thread_ == 0) {
-      for (int i = 0; i < kStages; ++i) {
-        ptx::barrier_init(full(i), 1);
-        ptx::barrier_init(empty(i), kWarps);
-      }
-      ptx::barrier_init_fence();  // it would wait for loads, were there any on their way
+      : tiles_(shared), thread_(thread) {}
+
+  __device__ __forceinline__ void set_up() {
+    if (thread_ != 0) return;
+    for (int i = 0; i < kStages; ++i) {
+      ptx::barrier_init(full(i), 1);
+      ptx::barrier_init(empty(i), kWarps);
     }
+    ptx::barrier_init_fence();
   }
 
   __device__ __forceinline__ uint32_t end() const { return full(0) + kBarrierBytes; }
