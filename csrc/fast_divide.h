@@ -14,7 +14,7 @@ struct Divisor {
   uint32_t shift = 31;
 
   Divisor() = default;
-  explicit Divisor(uint32_t divisor) : value(divisor) {
+  DCN_HOST_DEVICE explicit Divisor(uint32_t divisor) : value(divisor) {
     uint32_t bits = 0;
     while ((uint64_t{1} << bits) < divisor) ++bits;
     shift = 31 + bits;

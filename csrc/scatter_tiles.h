@@ -141,9 +141,9 @@ struct BinWindow {
   int32_t rows = 0, columns = 0;            // of bins
   int32_t halo_rows = 0, halo_columns = 0;  // before the first sample without offset
 
-  DCN_HOST_DEVICE int32_t bins() const { return rows * columns; }
+  DCN_HOST_DEVICE constexpr int32_t bins() const { return rows * columns; }
   // A bin's samples touch the pixel of the bin, the next one, and the two below.
-  DCN_HOST_DEVICE int32_t pixels() const { return (rows + 1) * (columns + 1); }
+  DCN_HOST_DEVICE constexpr int32_t pixels() const { return (rows + 1) * (columns + 1); }
 };
 
 inline BinWindow bin_window(const ConvShape& shape) {

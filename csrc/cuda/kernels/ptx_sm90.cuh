@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "ptx_sm80.cuh"
+#include "tensor_map.h"
 
 #if !defined(DCN_EMULATION)
 
@@ -43,6 +44,17 @@ __device__ __forceinline__ void bulk_copy_expected(uint32_t to, const void* from
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
           "r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+// The same of a box of an array that begins at these coordinates; the barrier expects all bytes of
+// the box.
+__device__ __forceinline__ void tensor_copy(uint32_t to, const TensorMap& map,
+                                            const int32_t (&first)[4], uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+      "l"(&map), "r"(first[0]), "r"(first[1]), "r"(first[2]), "r"(first[3]), "r"(barrier)
       : "memory");
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "device.h"
+#include "emulated_tensor_map.h"
 
 namespace emulation {
 namespace {
@@ -102,6 +103,32 @@ void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) 
   at(barrier);
   deliveries.push_back({{copy}, barrier, true, thread()});
 }
+void tensor_copy(uint32_t to, const dcn::TensorMap& map, const int32_t* first, uint32_t barrier) {
+  if (to % 1024 != 0) fail("misaligned box");
+  constexpr int kRowBytes = 128, kVector = 8;  // numbers of 16 bytes
+  Delivery delivery{{}, barrier, true, thread()};
+  for (int32_t row = 0; row < map.box[1] * map.box[2] * map.box[3]; ++row) {
+    const int32_t inside[] = {0, row % map.box[1], row / map.box[1] % map.box[2],
+                              row / map.box[1] / map.box[2]};
+    bool exists = true;
+    int64_t begin = 0;  // of the row
+    for (int i = map.rank - 1; i > 0; --i) {
+      const int64_t at = int64_t{first[i]} + inside[i];
+      exists = exists && at >= 0 && at < map.sizes[i];
+      begin = begin * map.sizes[i] + at;
+    }
+    for (int vector = 0; vector < kRowBytes / 16; ++vector) {
+      const int64_t at = first[0] + vector * kVector;
+      const bool has = exists && at >= 0 && at < map.sizes[0];
+      const uint32_t place = static_cast<uint32_t>(row * kRowBytes + (vector ^ row % 8) * 16);
+      delivery.copies.push_back(
+          {to + place, has ? map.data + 2 * (begin * map.sizes[0] + at) : nullptr, 16});
+      ask(delivery.copies.back());
+    }
+  }
+  at(barrier);
+  deliveries.push_back(std::move(delivery));
+}
 void copy_vector(uint32_t to, const void* from, bool copies) {
   const Copy copy{to, copies ? from : nullptr, 16};
   ask(copy);
@@ -161,7 +188,7 @@ void land_a_copy() {
   land(delivery.copies);
   Barrier& barrier = at(delivery.barrier);
   if (delivery.bulk) {
-    barrier.bytes -= delivery.copies[0].bytes;
+    for (const Copy& copy : delivery.copies) barrier.bytes -= copy.bytes;
     complete(barrier);
   } else {
     arrive(barrier);

@@ -13,6 +13,10 @@
 #include <cstdint>
 #include <functional>
 
+namespace dcn {
+struct TensorMap;
+}  // namespace dcn
+
 namespace emulation {
 
 struct Index {
@@ -74,6 +78,8 @@ void barrier_wait(uint32_t barrier, uint32_t parity);
 void bulk_add(float* to, uint32_t from, uint32_t bytes);
 void finish_bulk_adds();  // of this thread
 void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier);
+// Of a box that begins at these coordinates.
+void tensor_copy(uint32_t to, const dcn::TensorMap& map, const int32_t* first, uint32_t barrier);
 void copy_vector(uint32_t to, const void* from, bool copies);
 void barrier_arrive_after_copies(uint32_t barrier);
 void wait_for_copies();

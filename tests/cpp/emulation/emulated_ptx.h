@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda_language.h"
+#include "emulated_tensor_map.h"
 
 namespace dcn::ptx {
 
@@ -39,6 +40,11 @@ inline void bulk_copy_expected(uint32_t to, const void* from, uint32_t bytes, ui
 inline uint8_t* shared_part(uint8_t* begin, uint32_t offset) { return begin + offset; }
 inline void bulk_add(float* to, uint32_t from, uint32_t bytes) {
   emulation::bulk_add(to, from, bytes);
+}
+inline void tensor_copy(uint32_t to, const TensorMap& map, const int32_t (&first)[4],
+                        uint32_t barrier) {
+  if (map.rank != 4) emulation::fail("a box of another rank");
+  emulation::tensor_copy(to, map, first, barrier);
 }
 inline void bulk_add_commit() {}
 inline void bulk_add_wait() { emulation::finish_bulk_adds(); }

@@ -19,7 +19,7 @@
 //   flush     of the window: added in f32, in 16 bits by the copy engine
 //
 // Samples beyond the window's bins, and those whose gradients are not finite, are added to memory
-// one by one.
+// one by one. Most calls in 16 bits have a kernel of their own (scatter_usual.cuh).
 #pragma once
 
 #include "../kernel_setup.h"
@@ -27,14 +27,11 @@
 #include "scatter_products.cuh"
 #include "scatter_samples.cuh"
 #include "scatter_seeker.cuh"
+#include "scatter_usual.cuh"
 #include "scatter_walk.cuh"
 #include "scatter_weight_sums.cuh"
 
 namespace dcn {
-
-constexpr int kScatterStaticBytes = 1024;  // of shared memory, at most
-// In per cent, as kFusedCarveout: the CTAs that fit want all that there is.
-constexpr int kScatterCarveout = 100;
 
 // kOneStep: there is one chunk of taps and one block of channels, as nearly always.
 template <class Math, bool kOneStep>
@@ -64,7 +61,7 @@ __device__ __forceinline__ void scatter_tile(const ScatterParams& params, Scatte
       if (scatters && block == 0) {
         // The lengths are behind the last bin.
         const int numbers = padded_bins(bins) + kLengths;
-        for (int i = threadIdx.x; i < numbers; i += kScatterThreads) shared.begins()[i] = 0;
+        for (int i = threadIdx.x; i < numbers; i += kScatterThreads) shared.lists()[i] = 0;
         if (threadIdx.x == 0) {
           int32_t& astray = *shared.astray();
           astray = found ? kScatterSamples : seeks ? -kPatience : min(astray, 0);
@@ -78,7 +75,7 @@ __device__ __forceinline__ void scatter_tile(const ScatterParams& params, Scatte
       __syncthreads();
       if (params.partial != nullptr) products.weight(chunk, taps, block, fresh);
       if (scatters && block == 0) {
-        ordered = order_bins(shared.begins(), shared.order(), shared.lengths(), bins);
+        ordered = order_bins(shared.lists(), shared.order(), shared.lengths(), bins);
         samples.list(taps);
       }
       __syncthreads();  // values have been read, and lists written
@@ -145,6 +142,9 @@ cudaError_t launch_scatter_math(ScatterParams params, cudaStream_t stream) {
   params = with_work(params, sizeof(Element));
   params.places =
       ScatterShared<Element>::places(params.window, params.blocks, params.partial != nullptr);
+  if constexpr (ScatterShared<Element>::kWgmma) {
+    if (is_usual(params)) return launch_usual_scatter<Math>(params, stream);
+  }
   const auto launch = [&](auto kernel) {
     // Shapes ask for different amounts.
     constexpr auto kKernel = decltype(kernel)::value;

@@ -5,7 +5,7 @@
 
 namespace dcn {
 
-// A thread has so many bins, and the one behind the last ends the last list.
+// A thread has so many bins; the one behind the last begins where the last list ends.
 constexpr int kThreadBins = 4;
 static_assert(kMostBins < kThreadBins * kScatterThreads);
 
@@ -17,7 +17,22 @@ DCN_HOST_DEVICE constexpr int padded_bins(int bins) {
   return (bins / kThreadBins + 1) * kThreadBins;
 }
 
+// A list with more samples is heavy: the rest of it is walked by a warp.
+constexpr uint32_t kHeavyList = 48;
+
 constexpr int kLengths = 32;  // of lists, that are told apart
+
+// A bin's list, from its length in the upper half of a word and where it begins in the lower one.
+struct BinList {
+  uint32_t begin, end;
+
+  static __device__ __forceinline__ uint32_t packed(uint32_t begin, uint32_t length) {
+    return begin | length << 16;
+  }
+  static __device__ __forceinline__ uint32_t begin_of(uint32_t packed) { return packed & 0xffffu; }
+  explicit __device__ __forceinline__ BinList(uint32_t packed)
+      : begin(begin_of(packed)), end(begin + (packed >> 16)) {}
+};
 
 // Those that have samples.
 struct OrderedBins {
@@ -25,15 +40,15 @@ struct OrderedBins {
   bool long_lists;  // there are
 };
 
-// `begins`: numbers of samples at first, then where the lists begin. `order`: of the bins that have
+// `lists`: numbers of samples at first, then BinList. `order`: of the bins that have
 // samples, the longest first, roughly. `places`: zeros. For all threads of the CTA.
-__device__ __forceinline__ OrderedBins order_bins(uint32_t* begins, uint16_t* order,
+__device__ __forceinline__ OrderedBins order_bins(uint32_t* lists, uint16_t* order,
                                                   uint32_t* places, int32_t bins) {
   __shared__ uint32_t warp_samples[kScatterThreads / 32];
   __shared__ OrderedBins ordered;
   const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
   const int lane = thread % 32, warp = thread / 32;
-  auto* const own = reinterpret_cast<FourBins*>(begins) + thread;
+  auto* const own = reinterpret_cast<FourBins*>(lists) + thread;
   const bool has_bins = thread * kThreadBins < padded_bins(bins);
   const FourBins count = has_bins ? *own : FourBins{};
   const auto place_of = [&](uint32_t samples) -> uint32_t& {
@@ -57,13 +72,13 @@ __device__ __forceinline__ OrderedBins order_bins(uint32_t* begins, uint16_t* or
 
   for (int w = 0; w < warp; ++w) before += warp_samples[w];
   if (has_bins) {
-    FourBins begin;
+    FourBins list;
 #pragma unroll
     for (int i = 0; i < kThreadBins; ++i) {
-      begin.bin[i] = before;
+      list.bin[i] = BinList::packed(before, count.bin[i]);
       before += count.bin[i];
     }
-    *own = begin;
+    *own = list;
   }
   if (warp == 0) {
     uint32_t first = places[lane];

@@ -2,13 +2,60 @@
 #pragma once
 
 #include "../fused/fused_samples.cuh"
-#include "scatter_params.h"
+#include "scatter_shared.cuh"
 
 namespace dcn {
 
 // Of a sample, as they come.
 struct LoadedMaps {
   uint32_t dy, dx, mask;
+};
+
+// Where the maps of a tap are at an output pixel, those of the gradients too.
+struct MapPlaces {
+  const uint8_t *offset, *mask;
+  uint8_t *grad_offset, *grad_mask;
+
+  // Sizes: of an element, in bytes.
+  static __device__ __forceinline__ MapPlaces of(const ScatterParams& params, OutputPixel at,
+                                                 int32_t map, int32_t offset_size,
+                                                 int32_t mask_size) {
+    const ConvShape& shape = params.shape;
+    const int32_t plane = shape.output_pixels_per_image();
+    const int64_t first = int64_t{at.n} * shape.D * shape.taps() + map;
+    const int32_t pixel = at.p * shape.Q + at.q;
+    return {
+        static_cast<const uint8_t*>(params.offset.data) +
+            map_index(params.offset, at, 2 * map) * offset_size,
+        static_cast<const uint8_t*>(params.mask.data) + map_index(params.mask, at, map) * mask_size,
+        static_cast<uint8_t*>(params.grad_offset) + (2 * first * plane + pixel) * offset_size,
+        static_cast<uint8_t*>(params.grad_mask) + (first * plane + pixel) * mask_size};
+  }
+  // So many rows, columns and taps further on, few; maps of f32.
+  __device__ __forceinline__ MapPlaces moved(const ScatterParams& params, int32_t rows,
+                                             int32_t columns, int32_t taps) const {
+    const ConvShape& shape = params.shape;
+    const auto step = [&](const SamplingMap& map, int32_t maps) {
+      return (int64_t{maps} * map.stride_c + (rows * map.stride_h + columns * map.stride_w)) *
+             int64_t{sizeof(float)};
+    };
+    const int32_t pixel = rows * shape.Q + columns;
+    const int64_t plane = int64_t{taps} * shape.output_pixels_per_image();
+    return {offset + step(params.offset, 2 * taps), mask + step(params.mask, taps),
+            grad_offset + (2 * plane + pixel) * int64_t{sizeof(float)},
+            grad_mask + (plane + pixel) * int64_t{sizeof(float)}};
+  }
+};
+
+// With the places of the maps of its first pixel and tap.
+struct UsualTile : ScatterTile {
+  MapPlaces maps;
+
+  __device__ __forceinline__ void find(const ScatterParams& params, int32_t item) {
+    ScatterTile::find(params, item);
+    maps = MapPlaces::of(params, {n, p, q}, offset_group * params.shape.taps(), sizeof(float),
+                         sizeof(float));
+  }
 };
 
 // Walks from tap to tap. Maps, and their gradients, are of f32 or of the image's 16 bits; kWide: of
@@ -21,6 +68,12 @@ class ScatterMaps {
   // Of a tap of an offset group; `step`: taps from one to the next.
   __device__ __forceinline__ ScatterMaps(const ScatterParams& params, OutputPixel at, int32_t map,
                                          int32_t step)
+      : ScatterMaps(params,
+                    MapPlaces::of(params, at, map, size(is_narrow(params.offset)),
+                                  size(is_narrow(params.mask))),
+                    step) {}
+  __device__ __forceinline__ ScatterMaps(const ScatterParams& params, const MapPlaces& places,
+                                         int32_t step)
       : narrow_offset_(is_narrow(params.offset)),
         narrow_mask_(is_narrow(params.mask)),
         has_mask_(ptx::unkept(static_cast<int>(params.mask.data != nullptr)) != 0),
@@ -30,20 +83,11 @@ class ScatterMaps {
         mask_step_(int64_t{params.mask.stride_c} * (step * size(narrow_mask_))),
         grad_offset_step_(2 * step * grad_plane_),
         grad_mask_step_(int64_t{params.shape.output_pixels_per_image()} *
-                        (step * size(narrow_mask_))) {
-    const ConvShape& shape = params.shape;
-    const int32_t plane = shape.output_pixels_per_image();
-    const int64_t first = int64_t{at.n} * shape.D * shape.taps() + map;
-    const int32_t pixel = at.p * shape.Q + at.q;
-    offset_ = static_cast<const uint8_t*>(params.offset.data) +
-              map_index(params.offset, at, 2 * map) * size(narrow_offset_);
-    mask_ = static_cast<const uint8_t*>(params.mask.data) +
-            map_index(params.mask, at, map) * size(narrow_mask_);
-    grad_offset_ = static_cast<uint8_t*>(params.grad_offset) +
-                   (2 * first * plane + pixel) * size(narrow_offset_);
-    grad_mask_ =
-        static_cast<uint8_t*>(params.grad_mask) + (first * plane + pixel) * size(narrow_mask_);
-  }
+                        (step * size(narrow_mask_))),
+        offset_(places.offset),
+        mask_(places.mask),
+        grad_offset_(places.grad_offset),
+        grad_mask_(places.grad_mask) {}
 
   // Loads and goes to the next tap. Loading and reading are apart, so that loads are on their way
   // early.

@@ -9,7 +9,7 @@ namespace dcn {
 
 // Where the parts of a CTA's shared memory begin, in bytes (scatter_shared.cuh).
 struct ScatterPlaces {
-  int32_t grad_tile, weights, gradient, window, landed, image, dots, place, begins, lengths,
+  int32_t grad_tile, weights, gradient, window, landed, image, dots, place, lists, lengths,
       tap_place, astray, list, order, end;
 };
 

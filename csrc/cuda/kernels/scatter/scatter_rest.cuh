@@ -13,12 +13,12 @@ template <class Math>
 class ScatterRest : public ScatterSampling<Math> {
  public:
   using Base = ScatterSampling<Math>;
-  using Base::add_dots, Base::count, Base::first_map, Base::reads_image;
+  using Base::add_dots, Base::count, Base::first_map, Base::place, Base::reads_image;
   using Base::Base;
   using Base::kNowhere;
   using Base::kTurns, Base::kVectors, Base::kOffset, Base::kMask, Base::kInput, Base::kWeight;
   using Base::params_, Base::shared_, Base::tile_;
-  using Base::store_value, Base::value_weights, Base::wanted;
+  using Base::set_landed, Base::store_value, Base::value_weights, Base::wanted;
   using typename Base::Block;
   using typename Base::Element;
   using typename Base::Pixel;
@@ -126,7 +126,8 @@ class ScatterRest : public ScatterSampling<Math> {
     const int32_t bin = bin_of(position);
     if (block == 0) {
       if (bin >= 0) {
-        count(i, bin, position.ly, position.lx, position.mask);
+        set_landed(i, bin, count(bin));
+        place(i, position.ly, position.lx, position.mask);
       } else {
         shared_.landed()[i] = kNowhere;
         if (position.inside) atomicAdd(shared_.astray(), 1);

@@ -5,16 +5,17 @@
 
 namespace dcn {
 
-template <class Math>
+// kUsual: a tile knows where its maps are (UsualTile).
+template <class Math, bool kUsual = false>
 class ScatterSamples : public ScatterSampling<Math> {
  public:
   using Base = ScatterSampling<Math>;
-  using Base::add_dots, Base::count, Base::first_map, Base::reads_image;
+  using Base::add_dots, Base::count, Base::first_map, Base::place, Base::reads_image;
   using Base::Base;
   using Base::kBinBits, Base::kNowhere, Base::plane;
   using Base::kTurns, Base::kVectors, Base::kOffset, Base::kMask, Base::kInput, Base::kWeight;
   using Base::params_, Base::shared_, Base::tile_;
-  using Base::store_value, Base::value_weights, Base::wanted;
+  using Base::set_landed, Base::store_value, Base::value_weights, Base::wanted;
   using typename Base::Block;
   using typename Base::Element;
   using typename Base::Pixel;
@@ -84,19 +85,31 @@ class ScatterSamples : public ScatterSampling<Math> {
       const int32_t i = own.sample(tap);
       const uint32_t landed = shared_.landed()[i];
       if (landed == kNowhere) continue;
-      const uint32_t begin = shared_.begins()[landed & ((1u << kBinBits) - 1)];
+      const uint32_t begin = BinList::begin_of(shared_.lists()[landed & ((1u << kBinBits) - 1)]);
       shared_.list()[begin + (landed >> kBinBits)] = static_cast<uint16_t>(i);
     }
   }
 
  private:
+  template <bool kWide>
+  __device__ __forceinline__ ScatterMaps<Math, kWide> maps_of(const Pixel& own,
+                                                              int32_t first_tap) const {
+    if constexpr (kUsual) {
+      const auto& places = static_cast<const UsualTile&>(tile_).maps;
+      return {params_, places.moved(params_, own.at.p - tile_.p, own.at.q - tile_.q, own.turn),
+              kTurns};
+    } else {
+      return {params_, own.at, first_map(own, first_tap), kTurns};
+    }
+  }
+
   // The taps whose samples are all of the core, and finite; returns the others. kWants: the
   // gradients wanted, where it is known before.
   template <bool kWide, int kWants>
   __device__ __forceinline__ uint32_t run_core(const Pixel& own, int32_t first_tap,
                                                int32_t taps) const {
     if (own.turn >= taps) return 0;
-    ScatterMaps<Math, kWide> maps(params_, own.at, first_map(own, first_tap), kTurns);
+    ScatterMaps<Math, kWide> maps = maps_of<kWide>(own, first_tap);
     const ScatterCore core(params_, tile_);
     const auto origin_y = static_cast<float>(params_.shape.origin_y(own.at.p, 0));
     const auto origin_x = static_cast<float>(params_.shape.origin_x(own.at.q, 0));
@@ -130,6 +143,9 @@ class ScatterSamples : public ScatterSampling<Math> {
     const float ly = at.ly, lx = at.lx;
     const auto down = static_cast<int32_t>(at.row);
     const int32_t bin = down * params_.window.columns + static_cast<int32_t>(at.column);
+    // Asked for early, where there are registers to keep it in: it takes a while.
+    uint32_t rank;
+    if constexpr (kUsual) rank = count(bin);
     if ((wants & (kOffset | kMask | kWeight)) != 0) {
       const uint4* const top = shared_.image() + (bin + down);  // a row has one more pixel
       const uint4* const bottom = top + (params_.window.columns + 1);
@@ -154,7 +170,11 @@ class ScatterSamples : public ScatterSampling<Math> {
         if ((wants & kMask) != 0) maps.store_mask(result.mask);
       }
     }
-    if ((wants & kInput) != 0) count(i, bin, ly, lx, mask);
+    if ((wants & kInput) != 0) {
+      if constexpr (!kUsual) rank = count(bin);
+      set_landed(i, bin, rank);
+      place(i, ly, lx, mask);
+    }
   }
 };
 

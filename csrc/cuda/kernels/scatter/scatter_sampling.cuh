@@ -90,10 +90,14 @@ class ScatterSampling {
                                   value);
   }
 
-  // Into a bin.
-  __device__ __forceinline__ void count(int32_t i, int32_t bin, float ly, float lx,
-                                        float mask) const {
-    shared_.landed()[i] = bin | atomicAdd(shared_.begins() + bin, 1u) << kBinBits;
+  // Into a bin: which of its samples this is.
+  __device__ __forceinline__ uint32_t count(int32_t bin) const {
+    return atomicAdd(shared_.lists() + bin, 1u);
+  }
+  __device__ __forceinline__ void set_landed(int32_t i, int32_t bin, uint32_t rank) const {
+    shared_.landed()[i] = bin | rank << kBinBits;
+  }
+  __device__ __forceinline__ void place(int32_t i, float ly, float lx, float mask) const {
     shared_.place()[i].set(ly, lx, mask);
   }
 

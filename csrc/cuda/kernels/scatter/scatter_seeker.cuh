@@ -52,6 +52,12 @@ class ScatterSeeker : public ScatterSampling<Math> {
     const int32_t y = sums[0] / samples - rows / 2, x = sums[1] / samples - columns / 2;
     if (far(y, x) && threadIdx.x == 0) window_.bin_y += y, window_.bin_x += x;
     __syncthreads();
+    return elsewhere();
+  }
+
+  // Whether the window is not about the tile.
+  __device__ __forceinline__ bool elsewhere() const {
+    const ConvShape& shape = params_.shape;
     return far(window_.bin_y - shape.origin_y(window_.p, 0) + params_.window.halo_rows,
                window_.bin_x - shape.origin_x(window_.q, 0) + params_.window.halo_columns);
   }

@@ -1,8 +1,6 @@
 // What the phases of the scatter share: the tile of a CTA, and the parts of its shared memory.
 #pragma once
 
-#include <algorithm>
-
 #include "../fused/fused_samples.cuh"
 #include "scatter_lists.cuh"
 #include "scatter_params.h"
@@ -64,8 +62,8 @@ class ScatterShared {
 
   // For the gradient of the weight, values are kept. What a single block needs one after the other
   // shares its memory.
-  static ScatterPlaces places(const BinWindow& window, const ScatterBlocks& blocks,
-                              bool with_weight) {
+  static DCN_HOST_DEVICE ScatterPlaces places(const BinWindow& window, const ScatterBlocks& blocks,
+                                              bool with_weight) {
     const int32_t bins = padded_bins(window.bins());
     const int32_t values = with_weight ? kScatterSamples * sizeof(Block) : 0;
     const int32_t lists = kScatterSamples * sizeof(uint16_t) + bins * sizeof(uint16_t);
@@ -77,11 +75,12 @@ class ScatterShared {
     at.gradient = at.place + kScatterSamples * sizeof(Place);
     at.window = at.gradient + kScatterSamples * sizeof(Block);
     at.landed = at.window + values;
-    at.image = std::max<int32_t>(at.window + window.pixels() * 2 * sizeof(float4),
-                                 at.landed + kScatterSamples * sizeof(uint32_t));
+    const int32_t window_end = at.window + window.pixels() * 2 * sizeof(float4);
+    const int32_t landed_end = at.landed + kScatterSamples * sizeof(uint32_t);
+    at.image = window_end > landed_end ? window_end : landed_end;
     at.dots = at.image + window.pixels() * sizeof(Block);
-    at.begins = at.dots + (single ? 0 : kScatterSamples * sizeof(float4));
-    at.lengths = at.begins + bins * sizeof(uint32_t);
+    at.lists = at.dots + (single ? 0 : kScatterSamples * sizeof(float4));
+    at.lengths = at.lists + bins * sizeof(uint32_t);
     at.tap_place = at.lengths + kLengths * sizeof(uint32_t);
     at.astray = at.tap_place + kScatterTaps * sizeof(float2);
     at.end = at.astray + 4 * sizeof(int32_t);
@@ -126,8 +125,8 @@ class ScatterShared {
   // [samples], where there are several blocks.
   __device__ __forceinline__ float4* dots() const { return at<float4>(places_.dots); }
   __device__ __forceinline__ Place* place() const { return at<Place>(places_.place); }  // [samples]
-  // [padded_bins]: of the bins' lists.
-  __device__ __forceinline__ uint32_t* begins() const { return at<uint32_t>(places_.begins); }
+  // [padded_bins]: BinList; numbers of samples at first.
+  __device__ __forceinline__ uint32_t* lists() const { return at<uint32_t>(places_.lists); }
   // [kLengths], of order_bins.
   __device__ __forceinline__ uint32_t* lengths() const { return at<uint32_t>(places_.lengths); }
   // [kScatterTaps]: from tap 0 of the kernel, without offsets.
@@ -138,6 +137,9 @@ class ScatterShared {
   __device__ __forceinline__ uint16_t* list() const { return at<uint16_t>(places_.list); }
   // [padded_bins]: of the bins.
   __device__ __forceinline__ uint16_t* order() const { return at<uint16_t>(places_.order); }
+  // Behind all this, if the kernel has asked for more.
+  static constexpr int kBarrierBytes = 2 * sizeof(uint64_t);
+  __device__ __forceinline__ uint64_t* barriers() const { return at<uint64_t>(places_.end); }
 
  private:
   template <typename T>
@@ -147,6 +149,10 @@ class ScatterShared {
   uint8_t* const memory_;
   const ScatterPlaces& places_;
 };
+
+constexpr int kScatterStaticBytes = 1024;  // of shared memory, at most
+// In per cent, as kFusedCarveout: the CTAs that fit want all that there is.
+constexpr int kScatterCarveout = 100;
 
 // The tile of a CTA. It lies in shared memory: registers are few.
 struct ScatterTile {

@@ -8,9 +8,6 @@
 
 namespace dcn {
 
-// A list with more samples is heavy: the rest of it is walked by a warp.
-constexpr uint32_t kHeavyList = 48;
-
 template <class Math>
 class ScatterWalk {
  public:
@@ -37,12 +34,11 @@ class ScatterWalk {
     for (int32_t first = 0; first < bins.count; first += kScatterThreads) {
       const bool has_bin = first + own < bins.count;
       const uint32_t bin = has_bin ? shared_.order()[first + own] : 0;
-      const uint32_t begin = has_bin ? shared_.begins()[bin] : 0;
-      const uint32_t end = has_bin ? shared_.begins()[bin + 1] : 0;
+      const BinList list(has_bin ? shared_.lists()[bin] : 0);
       float sums[4][kBlockChannels] = {};
-      const uint32_t light_end = min(end, begin + kHeavyList);
+      const uint32_t light_end = min(list.end, list.begin + kHeavyList);
 #pragma unroll 1
-      for (uint32_t i = begin; i < light_end; ++i) {
+      for (uint32_t i = list.begin; i < light_end; ++i) {
         float weight[4], gradient[kBlockChannels];
         load(i, weight, gradient);
 #pragma unroll
@@ -53,7 +49,7 @@ class ScatterWalk {
           }
         }
       }
-      add_heavy(light_end, end, sums);
+      add_heavy(light_end, list.end, sums);
       const uint32_t row = params_.bin_columns.quotient(bin);
       const uint32_t pixel = bin + row;  // the window has a column more than there are bins
 #pragma unroll
@@ -92,10 +88,12 @@ class ScatterWalk {
     if (threadIdx.x >= 32) return;
 #pragma unroll 1
     for (int32_t row = threadIdx.x; row <= rows; row += 32) {
-      const uint32_t* const begins = shared_.begins();
+      const auto begin = [&](int32_t of_row) {
+        return BinList::begin_of(shared_.lists()[of_row * columns]);
+      };
       const int32_t y = tile_.bin_y + row;
       const int32_t x = max(tile_.bin_x, 0), end = min(tile_.bin_x + columns + 1, shape.W);
-      const bool touched = begins[max(row - 1, 0) * columns] < begins[min(row + 1, rows) * columns];
+      const bool touched = begin(max(row - 1, 0)) < begin(min(row + 1, rows));
       if (!touched || y < 0 || y >= shape.H || x >= end) continue;
       ptx::bulk_add(
           sums + int64_t{y * shape.W + x} * kBlockChannels,

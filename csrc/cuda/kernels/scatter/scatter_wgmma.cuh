@@ -22,33 +22,64 @@ class ScatterWgmma {
                                           const Shared& shared)
       : params_(params), tile_(tile), shared_(shared) {}
 
+  // A multiplication's sums: of 16 bits, a row of pixels a warp, and of a panel of output channels.
+  using ColumnSums = float[kScatterTaps * 4];
+  static constexpr int kTaps = (kScatterTaps + 1) / 2;  // of a warpgroup, for the weight gradient
+  using WeightSums = float[kTaps * 4];
+
   // The columns of some taps and one block of channels, if they are `wanted`: whether this thread's
   // are finite. The gradient's last slice is there afterwards.
   __device__ __forceinline__ bool columns(int32_t first_tap, int32_t taps, int32_t block,
                                           bool wanted) const {
-    const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
-    float sums[kScatterTaps * 4] = {};  // so that no register is kept for them before
+    ColumnSums sums = {};  // so that no register is kept for them before
 #pragma unroll 1
     for (int32_t slice = 0; slice < params_.blocks.slices(); ++slice) {
       if (slice > 0) __syncthreads();  // the slice before has been read
       copy_grad(block, slice);
       if (wanted) copy_weights(first_tap, taps, block, slice);
       land();
-      if (!wanted) continue;
-      const uint64_t a = ptx::tile_descriptor(ptx::shared_address(shared_.grad_tile()) +
-                                              warpgroup() * (64 * kSliceBytes));
-      const uint64_t b = ptx::tile_descriptor(ptx::shared_address(shared_.weights()));
-      ptx::wgmma_fence();
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        TileWgmma::mma(sums, moved(a, 32 * k), moved(b, 32 * k), slice > 0 || k > 0);
-      }
-      ptx::wgmma_commit();
-      ptx::wgmma_wait(sums);
+      if (wanted) multiply_slice(sums, slice > 0);
     }
-    if (!wanted) return true;
+    return !wanted || store_columns(sums, taps, tile_.block(params_, block).channels);
+  }
+
+  // The weight gradient of a block and a chunk of taps, added to what the CTA has left of the tiles
+  // before; its first tile of an offset group is `fresh`.
+  __device__ __forceinline__ void weight(int32_t chunk, int32_t taps, int32_t block,
+                                         bool fresh) const {
+#pragma unroll 1
+    for (int32_t panel = params_.work.panels - 1; panel >= 0; --panel) {
+      if (panel + 1 < params_.work.panels) {
+        __syncthreads();  // the panel before has been read
+        copy_grad(block, panel);
+        land();
+      }
+      WeightSums sums = {};
+      multiply_panel(sums);
+      ptx::wgmma_wait(sums);
+      leave(sums, params_.work.unit(block, chunk, panel), fresh);
+    }
+  }
+
+  // Columns of the slice that is there.
+  __device__ __forceinline__ void multiply_slice(ColumnSums& sums, bool add) const {
+    const uint64_t a = ptx::tile_descriptor(ptx::shared_address(shared_.grad_tile()) +
+                                            warpgroup() * (64 * kSliceBytes));
+    const uint64_t b = ptx::tile_descriptor(ptx::shared_address(shared_.weights()));
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      TileWgmma::mma(sums, moved(a, 32 * k), moved(b, 32 * k), add || k > 0);
+    }
+    ptx::wgmma_commit();
+    ptx::wgmma_wait(sums);
+  }
+
+  // To shared memory. Whether this thread's are finite.
+  __device__ __forceinline__ bool store_columns(const ColumnSums& sums, int32_t taps,
+                                                int32_t channels) const {
+    const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
     const int lane = thread % 32, warp = thread / 32;
-    const int32_t channels = tile_.block(params_, block).channels;
     uint32_t not_finite = 0;
 #pragma unroll
     for (int t = 0; t < kScatterTaps; ++t) {
@@ -71,46 +102,36 @@ class ScatterWgmma {
     return (not_finite & 0x7fff7fffu) == 0;
   }
 
-  // The weight gradient of a block and a chunk of taps, added to what the CTA has left of the tiles
-  // before; its first tile of an offset group is `fresh`. A warpgroup has half of the taps.
-  __device__ __forceinline__ void weight(int32_t chunk, int32_t taps, int32_t block,
-                                         bool fresh) const {
+  // The weight gradient of the slice that is there; the sums are to be waited for. A warpgroup has
+  // half of the taps.
+  __device__ __forceinline__ void multiply_panel(WeightSums& sums) const {
+    const uint64_t a = ptx::panel_descriptor(ptx::shared_address(shared_.grad_tile()));
+    const uint64_t b = ptx::block_descriptor(
+        ptx::shared_address(shared_.values()) + warpgroup() * kTaps * kTapBytes, kTapBytes);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kScatterPixels / 16; ++k) {
+      BlockWgmma::mma(sums, moved(a, k * 16 * kSliceBytes), moved(b, k * 256));
+    }
+    ptx::wgmma_commit();
+  }
+
+  // Nobody reads the sums of output channels and of taps that there are not.
+  __device__ __forceinline__ void leave(const WeightSums& sums, int32_t unit, bool fresh) const {
     const int thread = ptx::unkept(static_cast<int>(threadIdx.x));
     const int lane = thread % 32, strip = thread / 32 % 4, first = warpgroup() * kTaps;
-    const uint64_t a = ptx::panel_descriptor(ptx::shared_address(shared_.grad_tile()));
-    const uint64_t b =
-        ptx::block_descriptor(ptx::shared_address(shared_.values()) + first * kTapBytes, kTapBytes);
-#pragma unroll 1
-    for (int32_t panel = params_.work.panels - 1; panel >= 0; --panel) {
-      if (panel + 1 < params_.work.panels) {
-        __syncthreads();  // the panel before has been read
-        copy_grad(block, panel);
-        land();
-      }
-      float sums[kTaps * 4] = {};
-      ptx::wgmma_fence();
+    auto* const left =
+        reinterpret_cast<Vector<float, 4>*>(params_.sums_of(blockIdx.x, tile_.offset_group, unit)) +
+        (strip * kScatterTaps + first) * 32 + lane;
 #pragma unroll
-      for (int k = 0; k < kScatterPixels / 16; ++k) {
-        BlockWgmma::mma(sums, moved(a, k * 16 * kSliceBytes), moved(b, k * 256));
-      }
-      ptx::wgmma_commit();
-      ptx::wgmma_wait(sums);
-      // Nobody reads those of output channels and of taps that there are not.
-      auto* const left =
-          reinterpret_cast<Vector<float, 4>*>(params_.sums_of(
-              blockIdx.x, tile_.offset_group, params_.work.unit(block, chunk, panel))) +
-          (strip * kScatterTaps + first) * 32 + lane;
-#pragma unroll
-      for (int t = 0; t < kTaps; ++t) {
-        if (first + t >= kScatterTaps) break;
-        const Vector<float, 4> sum{
-            {sums[4 * t], sums[4 * t + 1], sums[4 * t + 2], sums[4 * t + 3]}};
-        if (fresh) {
-          left[t * 32] = sum;
-        } else {
-          // No other thread adds to these: so they are added in order, and nobody waits for them.
-          atomic_add(reinterpret_cast<float*>(left + t * 32), sum);
-        }
+    for (int t = 0; t < kTaps; ++t) {
+      if (first + t >= kScatterTaps) break;
+      const Vector<float, 4> sum{{sums[4 * t], sums[4 * t + 1], sums[4 * t + 2], sums[4 * t + 3]}};
+      if (fresh) {
+        left[t * 32] = sum;
+      } else {
+        // No other thread adds to these: so they are added in order, and nobody waits for them.
+        atomic_add(reinterpret_cast<float*>(left + t * 32), sum);
       }
     }
   }
@@ -120,7 +141,6 @@ class ScatterWgmma {
       std::conditional_t<Math::kKind == FusedMath::kF16, ptx::TileWgmmaF16, ptx::TileWgmmaBF16>;
   using BlockWgmma =
       std::conditional_t<Math::kKind == FusedMath::kF16, ptx::BlockWgmmaF16, ptx::BlockWgmmaBF16>;
-  static constexpr int kTaps = (kScatterTaps + 1) / 2;             // of a warpgroup
   static constexpr int kTapBytes = kScatterPixels * kVectorBytes;  // of values
   static constexpr int kRowVectors = kSliceBytes / kVectorBytes;
 
