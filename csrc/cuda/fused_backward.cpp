@@ -1,9 +1,10 @@
 // NOTE [fused backward]
 //
-//   pack    the weight, transposed, for ograd and dgrad; zeroes the counters of dgrad
+//   pack    the weight, transposed, for ograd and dgrad; zeroes the counters of dgrad. On some
+//           multiprocessors, where wgrad has the others
 //   lane 0  for some images at a time: landing lists, then dgrad gathers the input gradient
 //   lane 1  ograd: offset and mask gradients
-//   lane 2  wgrad: weight gradient
+//   lane 2  wgrad: weight gradient; beside pack, of which it needs nothing
 //   beside  bias gradient, while the weight is packed; sums of heavy bins, for which the second
 //           kernel of dgrad alone waits
 //
@@ -36,6 +37,9 @@ using at::Tensor;
 // A smaller gradient of the output is summed up, for the bias, while the weight is packed; a larger
 // one would hold the others up.
 constexpr size_t kMostEarlyBytes = size_t{24} << 20;
+
+// Of the multiprocessors, those that pack the weight while the others begin with its gradient.
+constexpr int kPackPercent = 18;
 
 // The parts of the workspace.
 struct Workspace {
@@ -81,18 +85,21 @@ class Backward {
     const StreamFork beside(caller, 2);
     const bool early = bias && grad_.nbytes() <= kMostEarlyBytes, late = bias && !early;
     if (early) bias->run(beside.lane(1));
-    if (plan_.packed_bytes > 0) pack(caller);
-    const StreamFork fork(caller, with_input + apart + (with_weight || late));
+    const bool wgrad_first = with_weight && !plan_.owgrad && plan_.packed_bytes > 0;
+    const StreamFork weights(caller, wgrad_first ? 2 : 1);
+    if (plan_.packed_bytes > 0) pack(caller, wgrad_first);
+    if (wgrad_first) weight_gradient(gradients, weights.lane(1));
+    const bool third = (with_weight || late) && !wgrad_first;
+    const StreamFork fork(caller, with_input + apart + third);
     int lane = 0;
     if (with_input) input_gradient(gradients.input, fork.lane(lane++), beside.lane(1));
     if (apart) sampling_gradients(gradients, fork.lane(lane++));
     if (plan_.owgrad) {
       sampling_and_weight_gradients(gradients, fork.lane(lane));
-    } else if (with_weight) {
-      C10_CUDA_CHECK(
-          launch_wgrad_sm90(weight_params(gradients.weight), plan_.math, fork.lane(lane)));
+    } else if (with_weight && !wgrad_first) {
+      weight_gradient(gradients, fork.lane(lane));
     }
-    if (late) bias->run(fork.lane(lane));
+    if (late) bias->run(wgrad_first ? weights.lane(1) : fork.lane(lane));
   }
 
  private:
@@ -105,12 +112,13 @@ class Backward {
                element_bytes(plan_.math);
   }
 
-  void pack(cudaStream_t stream) const {
+  void pack(cudaStream_t stream, bool beside_wgrad) const {
     PackWeightParams params = transposed_pack_params(shape_, plan_.math, call_.weight);
     params.tile_channels = kPieceChannels;
     params.packed = workspace_.packed;
     params.counters = reinterpret_cast<int32_t*>(workspace_.counters);
     params.counter_count = static_cast<int32_t>(workspace_.counter_bytes / sizeof(int32_t));
+    if (beside_wgrad) params.most_ctas = call_.multiprocessors * kPackPercent / 100;
     C10_CUDA_CHECK(launch_pack_weight(params, stream));
   }
 
@@ -177,6 +185,10 @@ class Backward {
     params.grad_offset = data(gradients.offset);
     params.grad_mask = data(gradients.mask);
     C10_CUDA_CHECK(launch_ograd_sm90(params, plan_.math, call_.multiprocessors, stream));
+  }
+
+  void weight_gradient(const FusedGradients& gradients, cudaStream_t stream) const {
+    C10_CUDA_CHECK(launch_wgrad_sm90(weight_params(gradients.weight), plan_.math, stream));
   }
 
   void sampling_and_weight_gradients(const FusedGradients& gradients, cudaStream_t stream) const {

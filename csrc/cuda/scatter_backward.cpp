@@ -1,19 +1,18 @@
 // NOTE [scattered backward]
 //
-//   lane 0  the image, by blocks of channels
-//   lane 1  zeros for the sums of the input gradient; bias gradient
-//   lane 2  the weight, packed; in 32 bits the gradient, transposed by tiles
+//   beside one another: the image by blocks of channels; in 32 bits, the gradient transposed by
+//           tiles; zeros for the sums of the input gradient; the weight, packed
+//   one kernel for the gradients of input (sums in f32, by atomics), weight (sums by CTA), offset
+//           and mask
+//   the weight's sums, added; in 16 bits the input's sums to their dtype and layout
 //
-//           one kernel for the gradients of input (sums in f32, by atomics), weight (sums by CTA),
-//           offset and mask
-//
-//   lane 0  the input's sums to its dtype and layout
-//   lane 1  the weight's sums, added
+// One stream, where kernels that need nothing of one another start beside one another
+// (griddepcontrol); the bias gradient has its own.
 #include "scatter_backward.h"
 
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 
 #include "kernels/scatter/scatter_params.h"
 #include "layout.h"
@@ -37,6 +36,8 @@ class Backward {
         shape_(call.shape),
         layout_(fused_layout(shape_, element_bytes(math_))),
         grad_layout_(fused_layout(transposed(shape_), element_bytes(math_))),
+        by_blocks_(element_bytes(math_) == 2),
+        image_(plan_.plane_bytes > 0 ? to_nhwc(call.input) : Tensor()),  // where it is read
         grad_(padded_nhwc(grad, transposed(shape_), grad_layout_)) {
     const int64_t planes = aligned_part(plan_.plane_bytes);
     const int64_t packed = aligned_part(plan_.packed_bytes);
@@ -48,7 +49,6 @@ class Backward {
     transposed_ = packed_ + packed;
     partial_ = transposed_ + turned;
     if (!gradients.input.defined()) return;
-    by_blocks_ = element_bytes(math_) == 2;
     sums_are_gradient_ = !by_blocks_ && !layout_.padded() &&
                          gradients.input.is_contiguous(at::MemoryFormat::ChannelsLast);
     sums_ = sums_are_gradient_
@@ -60,41 +60,41 @@ class Backward {
   void run(const BiasGradient* bias) const {
     const auto caller = c10::cuda::getCurrentCUDAStream();
     const ScatterParams params = this->params();
-    const bool with_weight = plan_.partial_bytes > 0;
-    {
-      const StreamFork fork(caller, 3);
-      if (plan_.plane_bytes > 0) planes(fork.lane(0));
-      if (sums_.defined()) {
-        C10_CUDA_CHECK(cudaMemsetAsync(sums_.mutable_data_ptr(), 0, plan_.sum_bytes, fork.lane(1)));
-      }
-      if (bias) bias->run(fork.lane(1));
-      if (plan_.columns) pack(fork.lane(2));
-      if (plan_.transposed_bytes > 0) {
-        C10_CUDA_CHECK(launch_transpose_grad(params, math_, fork.lane(2)));
-      }
+    const StreamFork beside(caller, bias ? 2 : 1);
+    if (bias) bias->run(beside.lane(1));
+    bool beside_previous = false;  // kernel, once there is one
+    if (plan_.plane_bytes > 0) {
+      planes(caller);
+      beside_previous = true;
     }
+    if (plan_.transposed_bytes > 0) {
+      C10_CUDA_CHECK(launch_transpose_grad(params, math_, caller, beside_previous));
+    }
+    if (sums_.defined()) {
+      C10_CUDA_CHECK(launch_clear_sums(params.grad_input, plan_.sum_bytes, call_.multiprocessors,
+                                       caller, beside_previous));
+      beside_previous = true;
+    }
+    if (plan_.columns) pack(caller, beside_previous);
     C10_CUDA_CHECK(launch_scatter(params, math_, caller));
-    const bool with_sums = sums_.defined() && !sums_are_gradient_;
-    const StreamFork fork(caller, with_sums && with_weight ? 2 : 1);
-    if (with_weight) C10_CUDA_CHECK(launch_weight_sum(params, math_, fork.lane(fork.lanes() - 1)));
-    if (with_sums) store_sums(params, fork.lane(0));
+    C10_CUDA_CHECK(launch_scatter_results(params, math_, caller));
+    if (sums_.defined() && !by_blocks_ && !sums_are_gradient_) store_sums();
   }
 
  private:
   static void* data(const Tensor& t) { return t.defined() ? t.mutable_data_ptr() : nullptr; }
 
   void planes(cudaStream_t stream) const {
-    const Tensor image = to_nhwc(call_.input);
     ImagePlanesParams params{};
     params.shape = shape_;
     params.layout = layout_;
     params.element_bytes = element_bytes(math_);
-    params.image = image.const_data_ptr();
+    params.image = image_.const_data_ptr();
     params.planes = planes_;
     C10_CUDA_CHECK(launch_image_planes(params, stream));
   }
 
-  void pack(cudaStream_t stream) const {
+  void pack(cudaStream_t stream, bool beside_previous) const {
     PackScatterWeightParams params{};
     params.shape = shape_;
     params.layout = layout_;
@@ -106,7 +106,7 @@ class Backward {
     params.stride_r = call_.weight.stride(2);
     params.stride_s = call_.weight.stride(3);
     params.packed = packed_;
-    C10_CUDA_CHECK(launch_pack_scatter_weight(params, stream));
+    C10_CUDA_CHECK(launch_pack_scatter_weight(params, stream, beside_previous));
   }
 
   ScatterParams params() const {
@@ -143,12 +143,8 @@ class Backward {
     return params;
   }
 
-  void store_sums(const ScatterParams& params, const c10::cuda::CUDAStream& stream) const {
-    if (by_blocks_) {
-      C10_CUDA_CHECK(launch_store_input(params, math_, stream));
-      return;
-    }
-    const c10::cuda::CUDAStreamGuard guard(stream);
+  // In 32 bits.
+  void store_sums() const {
     const Tensor sums = sums_.view({shape_.N, shape_.H, shape_.W, layout_.channels});
     if (!layout_.padded()) {
       store_nhwc(sums.permute({0, 3, 1, 2}), gradients_.input);
@@ -166,11 +162,13 @@ class Backward {
   const FusedMath math_;
   const ConvShape& shape_;
   const FusedLayout layout_, grad_layout_;
-  const Tensor grad_;  // NHWC, padded
+  const bool by_blocks_;  // the sums
+  const Tensor image_;    // NHWC, or null
+  const Tensor grad_;     // NHWC, padded
   Tensor workspace_;
   uint8_t *planes_, *packed_, *transposed_, *partial_;
   Tensor sums_;  // of the input gradient, or the gradient itself
-  bool by_blocks_ = false, sums_are_gradient_ = false;
+  bool sums_are_gradient_ = false;
 };
 
 }  // namespace

@@ -41,5 +41,24 @@ TYPED_TEST(Ograd, EveryTile) {
   }
 }
 
+// By few large CTAs, of several tiles each, as by many small ones.
+TYPED_TEST(Ograd, WeightPackedByFewCtas) {
+  for (const Sizes& sizes : {Sizes{1, 64, 4, 5, 96, 3, 3}, Sizes{1, 160, 4, 5, 72, 3, 2, 2}}) {
+    const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/1.f, 1);
+    const dcn::ConvShape back = dcn::transposed(conv.shape);
+    const int64_t bytes =
+        dcn::packed_bytes(back, dcn::fused_layout(back, sizeof(typename TypeParam::Element)),
+                          TypeParam::kKind, dcn::kPieceChannels);
+    const auto pack = [&](int32_t most_ctas) {
+      auto packed = packed_weight<TypeParam>(conv, /*transposed=*/true, dcn::kPieceChannels,
+                                             /*channels_last=*/true, /*merged=*/1, /*whole=*/false,
+                                             most_ctas);
+      return std::vector<uint8_t>(packed.data(), packed.data() + bytes);
+    };
+    const std::vector<uint8_t> many = pack(0);
+    for (const int32_t ctas : {1, 3, 100}) EXPECT_EQ(pack(ctas), many) << ctas;
+  }
+}
+
 }  // namespace
 }  // namespace emulation

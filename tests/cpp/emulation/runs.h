@@ -64,7 +64,8 @@ struct DeviceMap {
 // [K, C/G, R, S] in memory or, with `channels_last`, [K, R, S, C/G].
 template <class Math>
 DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int32_t tile_channels,
-                                   bool channels_last = false, int merged = 1, bool whole = false) {
+                                   bool channels_last = false, int merged = 1, bool whole = false,
+                                   int32_t most_ctas = 0) {
   using Element = typename Math::Element;
   const dcn::ConvShape& shape = conv.shape;
   const int32_t taps = shape.taps(), channels = shape.channels_per_group();
@@ -96,6 +97,7 @@ DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int
   const int parts = whole ? 1 : dcn::weight_parts(Math::kKind);
   DeviceArray<uint8_t> packed(tiles * parts * tile_channels * dcn::kSliceBytes);
   params.packed = packed.data();
+  params.most_ctas = most_ctas;
   if (dcn::launch_pack_weight(params, nullptr) != cudaSuccess || !packed.guards_intact()) {
     fail("the weight is not packed");
   }

@@ -26,8 +26,8 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
   auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, grad_layout);
   auto weight = to_device<Element>(conv.weight);
   auto offset = to_device<float>(conv.offset), mask = to_device<float>(conv.mask);
-  auto sums = DeviceArray<float>::zeros(dcn::input_sum_bytes(shape, sizeof(Element)) /
-                                        static_cast<int64_t>(sizeof(float)));
+  DeviceArray<float> sums(dcn::input_sum_bytes(shape, sizeof(Element)) /
+                          static_cast<int64_t>(sizeof(float)));
   DeviceArray<Element> grad_input(shape.input_pixels() * shape.C);
   DeviceArray<float> grad_offset(static_cast<int64_t>(conv.offset.size()));
   DeviceArray<float> grad_mask(static_cast<int64_t>(conv.mask.size()));
@@ -50,7 +50,8 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
   pack.stride_s = 1;
   DeviceArray<uint8_t> packed(dcn::packed_scatter_bytes(shape, Math::kKind));
   pack.packed = packed.data();
-  if (dcn::launch_pack_scatter_weight(pack, nullptr) != cudaSuccess || !packed.guards_intact()) {
+  if (dcn::launch_pack_scatter_weight(pack, nullptr, false) != cudaSuccess ||
+      !packed.guards_intact()) {
     fail("the weight is not packed");
   }
 
@@ -66,6 +67,10 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
   params.ctas = ctas;
   if (with_samples) {
     params.grad_input = sums.data();
+    if (dcn::launch_clear_sums(sums.data(), dcn::input_sum_bytes(shape, sizeof(Element)),
+                               /*multiprocessors=*/2, nullptr, false) != cudaSuccess) {
+      fail("not launched");
+    }
     params.stored_input = grad_input.data();
     params.input_n = int64_t{shape.H} * shape.W * shape.C;
     params.input_h = int64_t{shape.W} * shape.C;
@@ -83,19 +88,14 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
     params.stride_r = shape.S;
     params.stride_s = 1;
     if constexpr (sizeof(Element) == 4) {
-      if (dcn::launch_transpose_grad_math<Math>(params, nullptr) != cudaSuccess) {
+      if (dcn::launch_transpose_grad_math<Math>(params, nullptr, false) != cudaSuccess) {
         fail("not launched");
       }
     }
   }
-  if (dcn::launch_scatter_math<Math>(params, nullptr) != cudaSuccess) fail("not launched");
-  if (with_weight && dcn::launch_weight_sum_math<Math>(params, nullptr) != cudaSuccess) {
+  if (dcn::launch_scatter_math<Math>(params, nullptr) != cudaSuccess ||
+      dcn::launch_scatter_results_math<Math>(params, nullptr) != cudaSuccess) {
     fail("not launched");
-  }
-  if constexpr (sizeof(Element) == 2) {
-    if (with_samples && dcn::launch_store_input_math<Math>(params, nullptr) != cudaSuccess) {
-      fail("not launched");
-    }
   }
   if (!sums.guards_intact() || !grad_input.guards_intact() || !grad_offset.guards_intact() ||
       !grad_mask.guards_intact() || !transposed.guards_intact() || !partial.guards_intact() ||

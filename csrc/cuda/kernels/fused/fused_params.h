@@ -55,6 +55,7 @@ struct PackWeightParams {
   void* packed;
   int32_t* counters;  // zeroed, or null
   int32_t counter_count;
+  int32_t most_ctas;  // large ones, if it can, beside a kernel that fills the rest; 0: any
 };
 
 // How a row of a tile is found in the output; made by pixel_walk (fused_samples.cuh).

@@ -8,15 +8,15 @@
 // For mma.sync the order is [group][tile][step], and a tile holds vectors instead of rows, each for
 // one lane and load (fused_mma.cuh): [half slice][part][8 output channels][lane], channels of
 // gemm_k in their natural order.
+#include <algorithm>
 #include <type_traits>
 
 #include "../fused/fused_params.h"
 #include "../kernel_setup.h"
 #include "../ptx_sm90.cuh"
-#include "../sampling.cuh"
 #include "../with_math.h"
+#include "pack_columns.cuh"
 #include "prefetch.cuh"
-#include "weight_order.cuh"
 
 namespace dcn {
 namespace {
@@ -38,23 +38,6 @@ template <typename T>
 struct Loads {
   using Of = T;
 };
-
-struct PackWalk : PackWeightParams {
-  Divisor units, slices, chunks;  // of a tile's walk: chunks of slices of blocks
-  Divisor channel_tiles, kernel_width;
-  Divisor own_outputs;   // of one of the merged groups
-  int32_t own_channels;  // of gemm_k
-  bool pairs;            // two channels of 16 bits are one load
-};
-
-// Zeroes the counters: every kernel here.
-__device__ __forceinline__ void zero_counters(const PackWeightParams& params) {
-  const uint32_t block = blockIdx.x + gridDim.x * blockIdx.y;
-  for (uint32_t i = block * kThreads + threadIdx.x; i < params.counter_count;
-       i += gridDim.x * gridDim.y * kThreads) {
-    params.counters[i] = 0;
-  }
-}
 
 template <class Math, int kParts, bool kForMmaSync>
 __global__ void __launch_bounds__(kThreads)
@@ -155,80 +138,6 @@ __global__ void __launch_bounds__(kThreads)
   ptx::wait_for_previous_grid();
 }
 
-// The same for wgmma where output channels lie side by side, as those of a transposed weight do
-// that is channels_last: a block has the rows of a tile for one slice and tap, and turns them in
-// shared memory. (It is launched behind what comes before, and need not wait for it.)
-template <class Math, int kParts>
-__global__ void __launch_bounds__(kThreads)
-    dcn_pack_columns_kernel(const __grid_constant__ PackWalk params) {
-  using Element = typename Math::Element;
-  constexpr int kChannels = 4 / sizeof(Element);  // of a register
-  constexpr int kSlice = kSliceBytes / sizeof(Element), kVec = kVectorBytes / sizeof(Element);
-  constexpr int kRowVectors = kPieceChannels / kVec;
-  __shared__ Vector<Element, kVec> columns[kSlice][kRowVectors];
-  ptx::launch_dependents();
-  const ConvShape& shape = params.shape;
-  const FusedLayout& layout = params.layout;
-  zero_counters(params);
-
-  const int32_t tile = params.units.quotient(blockIdx.x);  // of the groups' output channels
-  const int32_t unit = blockIdx.x - tile * params.units.value;
-  const int32_t tap = params.slices.quotient(unit), slice = unit - tap * params.slices.value;
-  const int32_t group = params.channel_tiles.quotient(tile);
-  const int32_t tile_in_group = tile - group * params.channel_tiles.value;
-  const int32_t first_k = tile_in_group * kPieceChannels;
-  const int32_t r = params.kernel_width.quotient(tap), s = tap - r * shape.S;
-  const Element* const from = static_cast<const Element*>(params.weight) + group * params.stride_g +
-                              r * params.stride_r + s * params.stride_s;
-#pragma unroll
-  for (int i = 0; i < kSlice * kRowVectors / kThreads; ++i) {
-    const int32_t at = i * kThreads + threadIdx.x;
-    const int32_t column = at / kRowVectors, k = first_k + at % kRowVectors * kVec;
-    const int32_t c = slice * kSlice + column;
-    Vector<Element, kVec> vector = {};
-    if (k < shape.output_channels_per_group() && c < layout.block_channels) {
-      vector = *reinterpret_cast<const Vector<Element, kVec>*>(from + c * params.stride_c + k);
-    }
-    columns[column][at % kRowVectors] = vector;
-  }
-  __syncthreads();
-
-  const int32_t first_tap = tap / layout.chunk_taps * layout.chunk_taps;
-  const int32_t chunk_taps = min(layout.chunk_taps, shape.taps() - first_tap);
-  const int32_t step = first_tap * layout.slices + slice * chunk_taps + tap - first_tap;
-  const int32_t tile_bytes = kPieceChannels * kSliceBytes;
-  const int32_t part_bytes = params.channel_tiles.value * tile_bytes;
-  uint8_t* const to = static_cast<uint8_t*>(params.packed) +
-                      (int64_t{group} * layout.steps + step) * kParts * part_bytes +
-                      tile_in_group * tile_bytes;
-#pragma unroll
-  for (int i = 0; i < kPieceChannels * 8 / kThreads; ++i) {
-    const int32_t row = threadIdx.x % kPieceChannels;
-    const int32_t vector = i * (kThreads / kPieceChannels) + threadIdx.x / kPieceChannels;
-    const int32_t k = tile_channel(row);
-    uint32_t value[kParts][4];
-#pragma unroll
-    for (int quad = 0; quad < 4; ++quad) {
-      const int32_t first = (vector / 4 * 16 + quad * 4 + vector % 4) * kChannels;
-      Vector<Element, kChannels> split[kParts];
-#pragma unroll
-      for (int e = 0; e < kChannels; ++e) {
-        Math::split(reinterpret_cast<const Element*>(columns[first + e])[k], split, e);
-      }
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        value[part][quad] = reinterpret_cast<const uint32_t&>(split[part]);
-      }
-    }
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      *reinterpret_cast<uint4*>(to + part * part_bytes + row * kSliceBytes +
-                                (vector ^ row % 8) * kVectorBytes) =
-          uint4{value[part][0], value[part][1], value[part][2], value[part][3]};
-    }
-  }
-}
-
 // Whether that kernel is for this weight.
 bool in_columns(const PackWeightParams& params) {
   const int64_t bytes = element_bytes(params.math);
@@ -265,9 +174,16 @@ cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
   walk.own_channels = params.shape.channels_per_group() / params.merged;
   walk.pairs = in_pairs(walk);
   if (!kForMmaSync && in_columns(params)) {
-    const unsigned blocks = params.shape.G * channel_tiles * layout.slices * params.shape.taps();
+    walk.tiles = params.shape.G * channel_tiles * layout.slices * params.shape.taps();
     walk.units = Divisor(static_cast<uint32_t>(layout.slices * params.shape.taps()));
-    return launch_kernel<dcn_pack_columns_kernel<Math, kParts>>(blocks, kThreads, 0, stream, walk);
+    if (params.most_ctas > 0) {
+      const auto ctas = static_cast<unsigned>(
+          std::min<int64_t>(tiles_of(walk.tiles, kManyTeams), params.most_ctas));
+      return launch_kernel<dcn_pack_columns_kernel<Math, kParts, kManyTeams>>(
+          ctas, kTeamThreads * kManyTeams, 0, stream, walk);
+    }
+    return launch_kernel<dcn_pack_columns_kernel<Math, kParts, 1>>(walk.tiles, kTeamThreads, 0,
+                                                                   stream, walk);
   }
   dim3 grid(static_cast<unsigned>(params.shape.G * channel_tiles * units),
             params.tile_channels / kRows);

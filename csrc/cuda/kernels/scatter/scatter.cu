@@ -7,11 +7,10 @@ namespace dcn {
 template <class Math>
 cudaError_t launch_scatter_math(ScatterParams params, cudaStream_t stream);
 template <class Math>
-cudaError_t launch_transpose_grad_math(ScatterParams params, cudaStream_t stream);
+cudaError_t launch_transpose_grad_math(ScatterParams params, cudaStream_t stream,
+                                       bool beside_previous);
 template <class Math>
-cudaError_t launch_weight_sum_math(ScatterParams params, cudaStream_t stream);
-template <class Math>
-cudaError_t launch_store_input_math(ScatterParams params, cudaStream_t stream);
+cudaError_t launch_scatter_results_math(ScatterParams params, cudaStream_t stream);
 
 cudaError_t launch_scatter(const ScatterParams& params, FusedMath math, cudaStream_t stream) {
   return with_math(math, [&](auto arithmetic) {
@@ -19,32 +18,22 @@ cudaError_t launch_scatter(const ScatterParams& params, FusedMath math, cudaStre
   });
 }
 
-cudaError_t launch_transpose_grad(const ScatterParams& params, FusedMath math,
-                                  cudaStream_t stream) {
+cudaError_t launch_transpose_grad(const ScatterParams& params, FusedMath math, cudaStream_t stream,
+                                  bool beside_previous) {
   return with_math(math, [&](auto arithmetic) {
     using Math = decltype(arithmetic);
     if constexpr (sizeof(typename Math::Element) == 4) {
-      return launch_transpose_grad_math<Math>(params, stream);
+      return launch_transpose_grad_math<Math>(params, stream, beside_previous);
     } else {
       return cudaErrorInvalidValue;  // wgmma transposes
     }
   });
 }
 
-cudaError_t launch_weight_sum(const ScatterParams& params, FusedMath math, cudaStream_t stream) {
+cudaError_t launch_scatter_results(const ScatterParams& params, FusedMath math,
+                                   cudaStream_t stream) {
   return with_math(math, [&](auto arithmetic) {
-    return launch_weight_sum_math<decltype(arithmetic)>(params, stream);
-  });
-}
-
-cudaError_t launch_store_input(const ScatterParams& params, FusedMath math, cudaStream_t stream) {
-  return with_math(math, [&](auto arithmetic) {
-    using Math = decltype(arithmetic);
-    if constexpr (sizeof(typename Math::Element) == 2) {
-      return launch_store_input_math<Math>(params, stream);
-    } else {
-      return cudaErrorInvalidValue;  // sums are as they are stored
-    }
+    return launch_scatter_results_math<decltype(arithmetic)>(params, stream);
   });
 }
 

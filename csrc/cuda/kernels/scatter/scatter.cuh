@@ -106,6 +106,7 @@ __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind)
     tiles[first % 2].find(params, first);
     *shared.astray() = 0;
   }
+  ptx::wait_for_previous_grid();
   __syncthreads();
 #pragma unroll 1
   for (int32_t item = first; item < end; ++item) {
@@ -153,7 +154,7 @@ cudaError_t launch_scatter_math(ScatterParams params, cudaStream_t stream) {
     if (error != cudaSuccess) return error;
     return launch_kernel<kKernel>(dim3(static_cast<unsigned>(params.ctas)), kScatterThreads,
                                   params.places.end + ScatterShared<Element>::kSlack, stream,
-                                  params);
+                                  params, /*beside_previous=*/true);
   };
   if (params.work.chunks == 1 && params.blocks.count == 1) {
     return launch(Kernel<dcn_bprop_scatter_kernel<Math, true>>{});
@@ -162,29 +163,42 @@ cudaError_t launch_scatter_math(ScatterParams params, cudaStream_t stream) {
 }
 
 template <class Math>
-cudaError_t launch_transpose_grad_math(ScatterParams params, cudaStream_t stream) {
+cudaError_t launch_transpose_grad_math(ScatterParams params, cudaStream_t stream,
+                                       bool beside_previous) {
   params = with_work(params, sizeof(typename Math::Element));
   const int64_t ctas = params.work.tiles * (kScatterPixels / kTransposePixels);
-  return launch_kernel<dcn_scatter_transpose_kernel<Math>>(dim3(static_cast<unsigned>(ctas)),
-                                                           kTransposeThreads, 0, stream, params);
+  return launch_kernel<dcn_scatter_transpose_kernel<Math>>(
+      dim3(static_cast<unsigned>(ctas)), kTransposeThreads, 0, stream, params, beside_previous);
+}
+
+// What is left of the gradients of weight and input: the first CTAs have the weight's.
+template <class Math>
+__global__ void __launch_bounds__(kSumThreads)
+    dcn_scatter_results_kernel(const __grid_constant__ ScatterParams params) {
+  static_assert(kSumThreads == kStoreThreads);
+  ptx::wait_for_previous_grid();
+  const int64_t cta = blockIdx.x;
+  if (cta < params.sum_ctas) {
+    sum_weights<Math>(params, cta);
+  } else if constexpr (sizeof(typename Math::Element) == 2) {
+    store_input<Math>(params, cta - params.sum_ctas);
+  }
 }
 
 template <class Math>
-cudaError_t launch_weight_sum_math(ScatterParams params, cudaStream_t stream) {
-  params = with_work(params, sizeof(typename Math::Element));
+cudaError_t launch_scatter_results_math(ScatterParams params, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(typename Math::Element);
+  params = with_work(params, kBytes);
   const int64_t sums = int64_t{params.shape.D} * params.work.units * kUnitSums;
-  return launch_kernel<dcn_scatter_weight_sum_kernel<Math>>(
-      dim3(static_cast<unsigned>(sums / kSumWeights)), kSumParts * kSumWeights, 0, stream, params);
-}
-
-template <class Math>
-cudaError_t launch_store_input_math(ScatterParams params, cudaStream_t stream) {
-  params = with_work(params, sizeof(typename Math::Element));
-  const int64_t blocks =
-      params.shape.input_pixels() * params.shape.D * int64_t{params.blocks.count};
-  return launch_kernel<dcn_scatter_input_kernel<Math>>(
-      dim3(static_cast<unsigned>(tiles_of(blocks, kStoreThreads))), kStoreThreads, 0, stream,
-      params);
+  params.sum_ctas = params.partial != nullptr ? static_cast<int32_t>(sums / (4 * kSumVectors)) : 0;
+  int64_t ctas = params.sum_ctas;
+  if (kBytes == 2 && params.grad_input != nullptr) {
+    ctas += tiles_of(params.shape.N * stores_of_image(params.shape, params.blocks), kStoreThreads);
+  }
+  if (ctas == 0) return cudaSuccess;
+  return launch_kernel<dcn_scatter_results_kernel<Math>>(dim3(static_cast<unsigned>(ctas)),
+                                                         kSumThreads, 0, stream, params,
+                                                         /*beside_previous=*/true);
 }
 
 }  // namespace dcn

@@ -30,6 +30,7 @@ struct ScatterParams {
   const void* weight;        // packed by launch_pack_scatter_weight
   SamplingMap offset, mask;  // mask.data is null for v1
   int32_t ctas;              // that share the tiles of all offset groups
+  int32_t sum_ctas;          // of launch_scatter_results, by the launcher
   float* grad_input;         // sums (input_sum_bytes), added to, or null
   void* grad_offset;         // [N, 2*D*R*S, P, Q] in the offset's dtype, or null
   void* grad_mask;           // [N, D*R*S, P, Q] in the mask's dtype, or null
@@ -78,13 +79,23 @@ struct ImagePlanesParams {
   void* planes;
 };
 
+// What the scatter needs: kernels that need nothing of one another. `beside_previous`: one starts
+// before the one before it has ended, and ends behind it.
 cudaError_t launch_image_planes(const ImagePlanesParams& params, cudaStream_t stream);
-cudaError_t launch_pack_scatter_weight(const PackScatterWeightParams& params, cudaStream_t stream);
-// For the weight gradient, before the scatter, in 32 bits, and behind it.
-cudaError_t launch_transpose_grad(const ScatterParams& params, FusedMath math, cudaStream_t stream);
-cudaError_t launch_weight_sum(const ScatterParams& params, FusedMath math, cudaStream_t stream);
+// In 32 bits the gradient, for the weight gradient.
+cudaError_t launch_transpose_grad(const ScatterParams& params, FusedMath math, cudaStream_t stream,
+                                  bool beside_previous);
+// Zeros for the sums of the input gradient.
+cudaError_t launch_clear_sums(float* sums, int64_t bytes, int multiprocessors, cudaStream_t stream,
+                              bool beside_previous);
+cudaError_t launch_pack_scatter_weight(const PackScatterWeightParams& params, cudaStream_t stream,
+                                       bool beside_previous);
+
+// Right behind them.
 cudaError_t launch_scatter(const ScatterParams& params, FusedMath math, cudaStream_t stream);
-// Behind it, in 16 bits, the input gradient to its dtype and layout.
-cudaError_t launch_store_input(const ScatterParams& params, FusedMath math, cudaStream_t stream);
+// Right behind it: the weight gradient from what the CTAs have left; in 16 bits the input gradient
+// to its dtype and layout.
+cudaError_t launch_scatter_results(const ScatterParams& params, FusedMath math,
+                                   cudaStream_t stream);
 
 }  // namespace dcn

@@ -104,6 +104,7 @@ __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind)
     score = 0;
   }
   ScatterSamples<Math, true>(params, tiles[first % 2], shared).begin(0, kScatterTaps);
+  ptx::wait_for_previous_grid();  // gradient and maps were there before
   __syncthreads();
   uint32_t phase = 0;
 #pragma unroll 1
@@ -191,7 +192,7 @@ cudaError_t launch_usual_scatter(const ScatterParams& params, cudaStream_t strea
   if (error != cudaSuccess) return error;
   return launch_kernel<kKernel>(dim3(static_cast<unsigned>(params.ctas)), kScatterThreads,
                                 params.places.end + Shared::kBarrierBytes + kUsualSlack, stream,
-                                usual);
+                                usual, /*beside_previous=*/true);
 }
 
 }  // namespace dcn

@@ -1,6 +1,6 @@
-// Packs the weight for the scatter: a thread writes a vector of 16 bytes, the output channels of
-// one input channel and tap. Channels that pad are zeros.
+// What comes before the scatter: its packed weight, and zeros for the sums of the input gradient.
 #include "../kernel_setup.h"
+#include "../ptx_sm90.cuh"
 #include "../sampling.cuh"
 #include "../with_math.h"
 #include "scatter_params.h"
@@ -10,12 +10,20 @@ namespace {
 
 constexpr int kPackThreads = 256;
 
+struct ClearParams {
+  float4* sums;
+  int64_t vectors;
+};
+
+// A thread writes a vector of 16 bytes, the output channels of one input channel and tap. Channels
+// that pad are zeros. (It waits last: the kernel behind finds what came before, too.)
 template <class Math>
 __global__ void __launch_bounds__(kPackThreads)
     dcn_pack_scatter_weight_kernel(const PackScatterWeightParams params) {
   using Element = typename Math::Element;
   constexpr int kElements = kVectorBytes / sizeof(Element);
   constexpr int kParts = weight_parts(Math::kKind);
+  ptx::launch_dependents();
   const ConvShape& shape = params.shape;
   const ScatterBlocks blocks = scatter_blocks(params.layout, params.grad_layout, sizeof(Element));
   const int64_t i = int64_t{blockIdx.x} * kPackThreads + threadIdx.x;
@@ -55,25 +63,52 @@ __global__ void __launch_bounds__(kPackThreads)
       to[(vectors * kParts + part) * 32 + lane] = value[part];
     }
   }
+  ptx::wait_for_previous_grid();
 }
 
 template <class Math>
-cudaError_t launch(const PackScatterWeightParams& params, cudaStream_t stream) {
+cudaError_t launch(const PackScatterWeightParams& params, cudaStream_t stream,
+                   bool beside_previous) {
   const ScatterBlocks blocks =
       scatter_blocks(params.layout, params.grad_layout, sizeof(typename Math::Element));
   const int64_t vectors = int64_t{params.shape.D} * blocks.count *
                           packed_halves(blocks, sizeof(typename Math::Element)) *
                           params.shape.taps() * 32;
   return launch_kernel<dcn_pack_scatter_weight_kernel<Math>>(
-      dim3(static_cast<unsigned>(tiles_of(vectors, kPackThreads))), kPackThreads, 0, stream,
-      params);
+      dim3(static_cast<unsigned>(tiles_of(vectors, kPackThreads))), kPackThreads, 0, stream, params,
+      beside_previous);
+}
+
+constexpr int kClearThreads = 512;
+constexpr int kClearCtas = 4;  // of a multiprocessor
+
+__global__ void __launch_bounds__(kClearThreads)
+    dcn_scatter_clear_kernel(const __grid_constant__ ClearParams params) {
+  ptx::launch_dependents();
+  const int64_t step = int64_t{gridDim.x} * kClearThreads;
+#pragma unroll 4
+  for (int64_t i = int64_t{blockIdx.x} * kClearThreads + threadIdx.x; i < params.vectors;
+       i += step) {
+    params.sums[i] = {};
+  }
+  ptx::wait_for_previous_grid();
 }
 
 }  // namespace
 
-cudaError_t launch_pack_scatter_weight(const PackScatterWeightParams& params, cudaStream_t stream) {
-  return with_math(params.math,
-                   [&](auto arithmetic) { return launch<decltype(arithmetic)>(params, stream); });
+cudaError_t launch_clear_sums(float* sums, int64_t bytes, int multiprocessors, cudaStream_t stream,
+                              bool beside_previous) {
+  const ClearParams params{reinterpret_cast<float4*>(sums), bytes / kVectorBytes};
+  return launch_kernel<dcn_scatter_clear_kernel>(
+      dim3(static_cast<unsigned>(multiprocessors * kClearCtas)), kClearThreads, 0, stream, params,
+      beside_previous);
+}
+
+cudaError_t launch_pack_scatter_weight(const PackScatterWeightParams& params, cudaStream_t stream,
+                                       bool beside_previous) {
+  return with_math(params.math, [&](auto arithmetic) {
+    return launch<decltype(arithmetic)>(params, stream, beside_previous);
+  });
 }
 
 }  // namespace dcn

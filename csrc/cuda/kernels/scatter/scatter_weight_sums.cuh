@@ -20,6 +20,7 @@ __global__ void __launch_bounds__(kTransposeThreads)
   constexpr int kRow = kTransposePixels + kVector;  // whole vectors, and other banks
   constexpr int kTileParts = kScatterPixels / kTransposePixels;
   __shared__ __align__(16) Element turned[kPanelChannels * kRow];
+  ptx::launch_dependents();
   const ConvShape& shape = params.shape;
   const int32_t part = blockIdx.x % kTileParts;
   ScatterTile tile;
@@ -56,55 +57,65 @@ __global__ void __launch_bounds__(kTransposeThreads)
     }
     __syncthreads();
   }
+  ptx::wait_for_previous_grid();
 }
 
-// Adds what the CTAs have left, in order: a thread has a part of them, for one weight.
+// Adds what the CTAs have left, in order: a thread has a part of them, for a vector of weights.
 constexpr int kSumParts = 8;
-constexpr int kSumWeights = 32;  // of a CTA
+constexpr int kSumVectors = 32;  // of a CTA
+constexpr int kSumThreads = kSumParts * kSumVectors;
+static_assert(kUnitSums % (4 * kSumVectors) == 0);
 
 template <class Math>
-__global__ void __launch_bounds__(kSumParts* kSumWeights)
-    dcn_scatter_weight_sum_kernel(const __grid_constant__ ScatterParams params) {
+__device__ __forceinline__ void sum_weights(const ScatterParams& params, int64_t cta) {
   using Element = typename Math::Element;
-  __shared__ float sums[kSumParts][kSumWeights];
+  __shared__ float4 sums[kSumParts][kSumVectors];
   const ConvShape& shape = params.shape;
   const ScatterWork& work = params.work;
-  const int own = threadIdx.x % kSumWeights, part = threadIdx.x / kSumWeights;
-  const int64_t i = int64_t{blockIdx.x} * kSumWeights + own;
-  const auto all_units = static_cast<int32_t>(i / kUnitSums);
-  const auto inside = static_cast<int32_t>(i % kUnitSums);
+  const int lane = threadIdx.x % kSumVectors, part = threadIdx.x / kSumVectors;
+  constexpr int kUnitStrips = kUnitSums / 4 / kSumVectors;
+  const auto all_units = static_cast<int32_t>(cta / kUnitStrips);
+  const auto strip_tap = static_cast<int32_t>(cta - int64_t{all_units} * kUnitStrips);
   const int32_t offset_group = all_units / work.units, unit = all_units % work.units;
   const int32_t first = params.cta_of(offset_group * work.tiles);
   const int32_t ctas = params.cta_of((offset_group + 1) * work.tiles - 1) + 1 - first;
   const int32_t end = first + (part + 1) * ctas / kSumParts;
-  float sum = 0.f;
+  float4 sum = {};
+  const auto add = [&sum](const float4& more) {
+    sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+  };
 #pragma unroll 4
-  for (int32_t cta = first + part * ctas / kSumParts; cta < end; ++cta) {
-    sum += __ldcg(params.sums_of(cta, offset_group, unit) + inside);
+  for (int32_t whose = first + part * ctas / kSumParts; whose < end; ++whose) {
+    const auto* const left =
+        reinterpret_cast<const float4*>(params.sums_of(whose, offset_group, unit));
+    add(__ldcg(left + strip_tap * kSumVectors + lane));
   }
-  sums[part][own] = sum;
+  sums[part][lane] = sum;
   __syncthreads();
   if (part > 0) return;
-  for (int p = 1; p < kSumParts; ++p) sum += sums[p][own];
+  for (int p = 1; p < kSumParts; ++p) add(sums[p][lane]);
 
   // [16 output channels][tap][lane][4]: fragments of sums.
   const int32_t panel = unit % work.panels, block_chunk = unit / work.panels;
   const int32_t chunk = block_chunk % work.chunks, block = block_chunk / work.chunks;
-  const int32_t j = inside % 4, lane = inside / 4 % 32, strip_tap = inside / 128;
   const int32_t tap = chunk * kScatterTaps + strip_tap % kScatterTaps;
-  const int32_t k = panel * kPanelChannels + strip_tap / kScatterTaps * 16 + lane / 4 + j / 2 * 8;
-  const int32_t c = lane % 4 * 2 + j % 2;
+  if (tap >= shape.taps()) return;
   const ScatterBlock at = scatter_block(params.layout, params.blocks, offset_group, block);
-  if (c >= at.channels || k >= shape.output_channels_per_group() || tap >= shape.taps()) return;
-  const int32_t channel =
-      unpadded_channel(params.layout, at.channel - at.group * params.layout.group_channels + c);
+  const int32_t per_group = shape.output_channels_per_group();
   const int32_t r = tap / shape.S, s = tap - r * shape.S;
-  narrow(
-      sum,
-      static_cast<Element*>(
-          params
-              .grad_weight)[(at.group * shape.output_channels_per_group() + k) * params.stride_k +
-                            channel * params.stride_c + r * params.stride_r + s * params.stride_s]);
+  const float each[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int32_t k = panel * kPanelChannels + strip_tap / kScatterTaps * 16 + lane / 4 + j / 2 * 8;
+    const int32_t c = lane % 4 * 2 + j % 2;
+    if (c >= at.channels || k >= per_group) continue;
+    const int32_t channel =
+        unpadded_channel(params.layout, at.channel - at.group * params.layout.group_channels + c);
+    narrow(each[j],
+           static_cast<Element*>(params.grad_weight)[(at.group * per_group + k) * params.stride_k +
+                                                     channel * params.stride_c +
+                                                     r * params.stride_r + s * params.stride_s]);
+  }
 }
 
 }  // namespace dcn
