@@ -77,6 +77,13 @@ __device__ __forceinline__ void sum_weights(const ScatterParams& params, int64_t
   const auto all_units = static_cast<int32_t>(cta / kUnitStrips);
   const auto strip_tap = static_cast<int32_t>(cta - int64_t{all_units} * kUnitStrips);
   const int32_t offset_group = all_units / work.units, unit = all_units % work.units;
+  // [16 output channels][tap][lane][4]: fragments of sums.
+  const int32_t panel = unit % work.panels, block_chunk = unit / work.panels;
+  const int32_t chunk = block_chunk % work.chunks, block = block_chunk / work.chunks;
+  const int32_t tap = chunk * kScatterTaps + strip_tap % kScatterTaps;
+  const int32_t first_k = panel * kPanelChannels + strip_tap / kScatterTaps * 16;
+  const int32_t per_group = shape.output_channels_per_group();
+  if (tap >= shape.taps() || first_k >= per_group) return;  // in 32 bits nobody has left anything
   const int32_t first = params.cta_of(offset_group * work.tiles);
   const int32_t ctas = params.cta_of((offset_group + 1) * work.tiles - 1) + 1 - first;
   const int32_t end = first + (part + 1) * ctas / kSumParts;
@@ -95,18 +102,12 @@ __device__ __forceinline__ void sum_weights(const ScatterParams& params, int64_t
   if (part > 0) return;
   for (int p = 1; p < kSumParts; ++p) add(sums[p][lane]);
 
-  // [16 output channels][tap][lane][4]: fragments of sums.
-  const int32_t panel = unit % work.panels, block_chunk = unit / work.panels;
-  const int32_t chunk = block_chunk % work.chunks, block = block_chunk / work.chunks;
-  const int32_t tap = chunk * kScatterTaps + strip_tap % kScatterTaps;
-  if (tap >= shape.taps()) return;
   const ScatterBlock at = scatter_block(params.layout, params.blocks, offset_group, block);
-  const int32_t per_group = shape.output_channels_per_group();
   const int32_t r = tap / shape.S, s = tap - r * shape.S;
   const float each[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    const int32_t k = panel * kPanelChannels + strip_tap / kScatterTaps * 16 + lane / 4 + j / 2 * 8;
+    const int32_t k = first_k + lane / 4 + j / 2 * 8;
     const int32_t c = lane % 4 * 2 + j % 2;
     if (c >= at.channels || k >= per_group) continue;
     const int32_t channel =
