@@ -14,7 +14,7 @@ PYTHON = [
     for path in sorted((ROOT / folder).rglob("*.py"))
     if path.name != "_build.py"
 ]
-FACTS = [CSRC / "shape.h", CSRC / "bilinear.h"]
+FACTS = [CSRC / "shape.h", CSRC / "bilinear.h", CSRC / "fixed_point.h"]
 KERNELS = [path for path in CODE if CSRC / "cuda" / "kernels" in path.parents]
 PLANS = [
     path
