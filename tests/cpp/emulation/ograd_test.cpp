@@ -48,7 +48,7 @@ TYPED_TEST(Ograd, WeightPackedByFewCtas) {
     const dcn::ConvShape back = dcn::transposed(conv.shape);
     const int64_t bytes =
         dcn::packed_bytes(back, dcn::fused_layout(back, sizeof(typename TypeParam::Element)),
-                          TypeParam::kKind, dcn::kPieceChannels);
+                          dcn::weight_parts(TypeParam::kKind), dcn::kPieceChannels);
     const auto pack = [&](int32_t most_ctas) {
       auto packed = packed_weight<TypeParam>(conv, /*transposed=*/true, dcn::kPieceChannels,
                                              /*channels_last=*/true, /*merged=*/1, /*whole=*/false,
