@@ -123,7 +123,7 @@ class Backward {
     params.grad_input = static_cast<float*>(data(sums_));
     params.grad_offset = data(gradients_.offset);
     params.grad_mask = data(gradients_.mask);
-    if (by_blocks_) {
+    if (by_blocks_ && sums_.defined()) {
       const Tensor& input = gradients_.input;
       params.stored_input = input.mutable_data_ptr();
       params.input_n = input.stride(0);

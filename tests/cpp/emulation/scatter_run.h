@@ -14,10 +14,29 @@ struct ScatterResult {
   std::vector<float> input, weight, offset, mask;  // NHWC; as the arguments
 };
 
-// `with_samples`: not the weight's gradient alone.
+struct ScatterRun {
+  int most_ctas = 5;
+  bool with_weight = true, with_samples = true;   // gradients: of the weight; of all else
+  bool short_offset = false, short_mask = false;  // maps of the image's type, not f32
+};
+
+// The gradient of a map, in its type.
 template <class Math>
-ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_weight = true,
-                          bool with_samples = true) {
+struct DeviceMapGradient {
+  DeviceMapGradient(int64_t count, bool is_short)
+      : wide(is_short ? 0 : count), narrow(is_short ? count : 0), is_short(is_short) {}
+  void* data() { return is_short ? static_cast<void*>(narrow.data()) : wide.data(); }
+  bool guards_intact() const { return wide.guards_intact() && narrow.guards_intact(); }
+  std::vector<float> host(int64_t count) {
+    return is_short ? to_host(narrow, count) : to_host(wide, count);
+  }
+  DeviceArray<float> wide;
+  DeviceArray<typename Math::Element> narrow;
+  bool is_short;
+};
+
+template <class Math>
+ScatterResult run_scatter(const Convolution& conv, const ScatterRun& run = {}) {
   using Element = typename Math::Element;
   const dcn::ConvShape& shape = conv.shape;
   const dcn::FusedLayout layout = dcn::fused_layout(shape, sizeof(Element));
@@ -25,15 +44,19 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
   auto planes = image_planes<Math>(conv);
   auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, grad_layout);
   auto weight = to_device<Element>(conv.weight);
-  auto offset = to_device<float>(conv.offset), mask = to_device<float>(conv.mask);
+  const int32_t maps = shape.D * shape.taps();
+  const DeviceMap<Math> offset(shape, conv.offset, 2 * maps, run.short_offset);
+  const DeviceMap<Math> mask(shape, conv.mask, maps, run.short_mask);
   DeviceArray<float> sums(dcn::input_sum_bytes(shape, sizeof(Element)) /
                           static_cast<int64_t>(sizeof(float)));
   DeviceArray<Element> grad_input(shape.input_pixels() * shape.C);
-  DeviceArray<float> grad_offset(static_cast<int64_t>(conv.offset.size()));
-  DeviceArray<float> grad_mask(static_cast<int64_t>(conv.mask.size()));
+  const auto offsets = static_cast<int64_t>(conv.offset.size());
+  const auto masks = static_cast<int64_t>(conv.mask.size());
+  DeviceMapGradient<Math> grad_offset(offsets, run.short_offset);
+  DeviceMapGradient<Math> grad_mask(masks, run.short_mask);
 
   const dcn::ScatterWork work = dcn::scatter_work(shape, sizeof(Element));
-  const auto ctas = static_cast<int32_t>(std::min<int64_t>(most_ctas, work.tiles * shape.D));
+  const auto ctas = static_cast<int32_t>(std::min<int64_t>(run.most_ctas, work.tiles * shape.D));
   DeviceArray<uint8_t> transposed(dcn::transposed_grad_bytes(shape, sizeof(Element)));
   DeviceArray<uint8_t> partial(dcn::scatter_partial_bytes(shape, sizeof(Element), ctas));
   DeviceArray<Element> grad_weight(static_cast<int64_t>(conv.weight.size()));
@@ -62,10 +85,10 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
   params.image = planes.data();
   params.grad = grad.data();
   params.weight = packed.data();
-  params.offset = map_of(shape, offset.data(), 2 * shape.D * shape.taps());
-  params.mask = map_of(shape, conv.has_mask ? mask.data() : nullptr, shape.D * shape.taps());
+  params.offset = offset.map;
+  if (conv.has_mask) params.mask = mask.map;
   params.ctas = ctas;
-  if (with_samples) {
+  if (run.with_samples) {
     params.grad_input = sums.data();
     if (dcn::launch_clear_sums(sums.data(), dcn::input_sum_bytes(shape, sizeof(Element)),
                                /*multiprocessors=*/2, nullptr, false) != cudaSuccess) {
@@ -79,7 +102,7 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
     params.grad_offset = grad_offset.data();
     params.grad_mask = conv.has_mask ? grad_mask.data() : nullptr;
   }
-  if (with_weight) {
+  if (run.with_weight) {
     params.transposed_grad = transposed.data();
     params.partial = reinterpret_cast<float*>(partial.data());
     params.grad_weight = grad_weight.data();
@@ -104,10 +127,11 @@ ScatterResult run_scatter(const Convolution& conv, int most_ctas = 5, bool with_
   }
   allow_nothing();
   ScatterResult result;
-  if (with_weight) result.weight = to_host(grad_weight, static_cast<int64_t>(conv.weight.size()));
-  if (!with_samples) return result;
-  result.offset = to_host(grad_offset, static_cast<int64_t>(conv.offset.size()));
-  if (conv.has_mask) result.mask = to_host(grad_mask, static_cast<int64_t>(conv.mask.size()));
+  if (run.with_weight)
+    result.weight = to_host(grad_weight, static_cast<int64_t>(conv.weight.size()));
+  if (!run.with_samples) return result;
+  result.offset = grad_offset.host(offsets);
+  if (conv.has_mask) result.mask = grad_mask.host(masks);
   if constexpr (sizeof(Element) == 2) {
     result.input = to_host(grad_input, shape.input_pixels() * shape.C);
     return result;

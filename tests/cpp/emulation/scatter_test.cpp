@@ -28,12 +28,15 @@ class Scatter : public testing::Test {};
 TYPED_TEST_SUITE(Scatter, Maths);
 
 template <class Math>
-void expect_gradients(const Convolution& conv, const std::string& what) {
-  const ScatterResult result = run_scatter<Math>(conv);
+void expect_gradients(const Convolution& conv, const std::string& what,
+                      const ScatterRun& run = {}) {
+  const ScatterResult result = run_scatter<Math>(conv, run);
   EXPECT_LT(error_of(result.weight, conv.grad_weight()), kTolerance<Math>) << what;
   EXPECT_LT(error_of(result.input, conv.grad_input()), kTolerance<Math>) << what;
   EXPECT_LT(error_of(result.offset, conv.grad_offset()), kTolerance<Math>) << what;
-  if (conv.has_mask) EXPECT_LT(error_of(result.mask, conv.grad_mask()), kTolerance<Math>) << what;
+  if (conv.has_mask) {
+    EXPECT_LT(error_of(result.mask, conv.grad_mask()), kTolerance<Math>) << what;
+  }
 }
 
 TYPED_TEST(Scatter, EverySize) {
@@ -46,6 +49,27 @@ TYPED_TEST(Scatter, EverySize) {
       expect_gradients<TypeParam>(
           Convolution(sizes, kBits<TypeParam>, spread, number),
           "sizes " + std::to_string(number) + ", spread " + std::to_string(spread));
+    }
+  }
+}
+
+// Usual calls and others; each mixture that reaches the kernels.
+TYPED_TEST(Scatter, ShortMaps) {
+  if (sizeof(typename TypeParam::Element) == 4) {
+    GTEST_SKIP() << "in 32 bits maps are of 32 bits";
+  }
+  uint32_t number = 0;
+  for (const Sizes& sizes : {kSizes[0], kSizes[2], kSizes[3]}) {
+    seed(++number);
+    for (const bool short_offset : {true, false}) {
+      Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
+      if (short_offset) conv.round_offset(kBits<TypeParam>);
+      conv.round_mask(kBits<TypeParam>);
+      ScatterRun run;
+      run.short_offset = short_offset;
+      run.short_mask = true;
+      expect_gradients<TypeParam>(
+          conv, "sizes " + std::to_string(number) + (short_offset ? ", short" : ", wide"), run);
     }
   }
 }
@@ -72,11 +96,16 @@ TYPED_TEST(Scatter, WeightGradient) {
   for (const Sizes& sizes : kSizes) {
     seed(++number);
     const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
-    const ScatterResult alone = run_scatter<TypeParam>(conv, 1 + static_cast<int>(number) * 3 % 11,
-                                                       true, /*with_samples=*/false);
+    ScatterRun run;
+    run.most_ctas = 1 + static_cast<int>(number) * 3 % 11;
+    run.with_samples = false;
+    const ScatterResult alone = run_scatter<TypeParam>(conv, run);
     EXPECT_LT(error_of(alone.weight, conv.grad_weight()), kTolerance<TypeParam>)
         << "sizes " << number;
-    const ScatterResult others = run_scatter<TypeParam>(conv, 3, /*with_weight=*/false);
+    run.most_ctas = 3;
+    run.with_weight = false;
+    run.with_samples = true;
+    const ScatterResult others = run_scatter<TypeParam>(conv, run);
     EXPECT_LT(error_of(others.offset, conv.grad_offset()), kTolerance<TypeParam>)
         << "sizes " << number;
   }

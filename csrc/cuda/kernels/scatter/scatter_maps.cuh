@@ -11,6 +11,11 @@ struct LoadedMaps {
   uint32_t dy, dx, mask;
 };
 
+// Of an element, in bytes.
+__device__ __forceinline__ int32_t map_size(const SamplingMap& map) {
+  return map.dtype == Dtype::kF32 ? 4 : 2;
+}
+
 // Where the maps of a tap are at an output pixel, those of the gradients too.
 struct MapPlaces {
   const uint8_t *offset, *mask;
@@ -31,19 +36,20 @@ struct MapPlaces {
         static_cast<uint8_t*>(params.grad_offset) + (2 * first * plane + pixel) * offset_size,
         static_cast<uint8_t*>(params.grad_mask) + (first * plane + pixel) * mask_size};
   }
-  // So many rows, columns and taps further on, few; maps of f32.
+  // So many rows, columns and taps further on, few. Sizes: as of `of`.
   __device__ __forceinline__ MapPlaces moved(const ScatterParams& params, int32_t rows,
-                                             int32_t columns, int32_t taps) const {
+                                             int32_t columns, int32_t taps, int32_t offset_size,
+                                             int32_t mask_size) const {
     const ConvShape& shape = params.shape;
-    const auto step = [&](const SamplingMap& map, int32_t maps) {
-      return (int64_t{maps} * map.stride_c + (rows * map.stride_h + columns * map.stride_w)) *
-             int64_t{sizeof(float)};
+    const auto step = [&](const SamplingMap& map, int32_t maps, int32_t size) {
+      return (int64_t{maps} * map.stride_c + (rows * map.stride_h + columns * map.stride_w)) * size;
     };
     const int32_t pixel = rows * shape.Q + columns;
     const int64_t plane = int64_t{taps} * shape.output_pixels_per_image();
-    return {offset + step(params.offset, 2 * taps), mask + step(params.mask, taps),
-            grad_offset + (2 * plane + pixel) * int64_t{sizeof(float)},
-            grad_mask + (plane + pixel) * int64_t{sizeof(float)}};
+    return {offset + step(params.offset, 2 * taps, offset_size),
+            mask + step(params.mask, taps, mask_size),
+            grad_offset + (2 * plane + pixel) * offset_size,
+            grad_mask + (plane + pixel) * mask_size};
   }
 };
 
@@ -53,8 +59,8 @@ struct UsualTile : ScatterTile {
 
   __device__ __forceinline__ void find(const ScatterParams& params, int32_t item) {
     ScatterTile::find(params, item);
-    maps = MapPlaces::of(params, {n, p, q}, offset_group * params.shape.taps(), sizeof(float),
-                         sizeof(float));
+    maps = MapPlaces::of(params, {n, p, q}, offset_group * params.shape.taps(),
+                         map_size(params.offset), map_size(params.mask));
   }
 };
 

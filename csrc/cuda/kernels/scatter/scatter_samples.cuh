@@ -65,7 +65,9 @@ class ScatterSamples : public ScatterSampling<Math> {
       const bool wide = params_.offset.dtype == Dtype::kF32 &&
                         (params_.mask.data == nullptr || params_.mask.dtype == Dtype::kF32);
       constexpr int kAll = kOffset | kMask | kInput | kWeight;
-      if (sizeof(Element) == 2 && !wide) {
+      if constexpr (kUsual) {
+        left = run_core<false, kAll>(own, first_tap, taps);
+      } else if (sizeof(Element) == 2 && !wide) {
         left = run_core<false, 0>(own, first_tap, taps);
       } else if (wanted() == kAll) {
         left = run_core<true, kAll>(own, first_tap, taps);
@@ -96,7 +98,9 @@ class ScatterSamples : public ScatterSampling<Math> {
                                                               int32_t first_tap) const {
     if constexpr (kUsual) {
       const auto& places = static_cast<const UsualTile&>(tile_).maps;
-      return {params_, places.moved(params_, own.at.p - tile_.p, own.at.q - tile_.q, own.turn),
+      return {params_,
+              places.moved(params_, own.at.p - tile_.p, own.at.q - tile_.q, own.turn,
+                           map_size(params_.offset), map_size(params_.mask)),
               kTurns};
     } else {
       return {params_, own.at, first_map(own, first_tap), kTurns};

@@ -78,15 +78,16 @@ class ScatterCopies {
   const Shared& shared_;
 };
 
-template <class Math>
+template <class Math, UsualMaps kMaps>
 __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind))
     dcn_bprop_scatter_usual_kernel(const __grid_constant__ UsualScatterParams given) {
   extern __shared__ uint8_t shared_memory[];
   using Element = typename Math::Element;
   using Shared = ScatterShared<Element>;
   using Order = ScatterOrder<Element, usual_window().bins(), usual_window().columns>;
-  const ScatterParams params =
-      as_usual(given.params, Shared::places(usual_window(), ScatterBlocks{1, 1, 2}, true));
+  constexpr Dtype kNarrow = Math::kKind == FusedMath::kF16 ? Dtype::kF16 : Dtype::kBF16;
+  const ScatterParams params = as_usual<kMaps>(
+      given.params, Shared::places(usual_window(), ScatterBlocks{1, 1, 2}, true), kNarrow);
   const uint32_t slack = -ptx::shared_address(shared_memory) & Shared::kSlack;
   const Shared shared(ptx::shared_part(shared_memory, slack), params.places);
   __shared__ UsualTile tiles[2];  // this one and the next
@@ -180,19 +181,30 @@ constexpr uint32_t kUsualSlack = 1024;
 constexpr uint32_t kUsualSlack = 1024 - 2 * sizeof(UsualTile);
 #endif
 
-template <class Math>
-cudaError_t launch_usual_scatter(const ScatterParams& params, cudaStream_t stream) {
+template <class Math, UsualMaps kMaps>
+cudaError_t launch_usual_scatter_maps(const ScatterParams& params, cudaStream_t stream) {
   using Shared = ScatterShared<typename Math::Element>;
   UsualScatterParams usual;
   usual.params = params;
   cudaError_t error = make_grad_map(params, usual.grad);
   if (error != cudaSuccess) return error;
-  constexpr auto kKernel = dcn_bprop_scatter_usual_kernel<Math>;
+  constexpr auto kKernel = dcn_bprop_scatter_usual_kernel<Math, kMaps>;
   error = set_up_kernel<kKernel>(kFusedSharedBytes - kScatterStaticBytes, kScatterCarveout);
   if (error != cudaSuccess) return error;
   return launch_kernel<kKernel>(dim3(static_cast<unsigned>(params.ctas)), kScatterThreads,
                                 params.places.end + Shared::kBarrierBytes + kUsualSlack, stream,
                                 usual, /*beside_previous=*/true);
+}
+
+template <class Math>
+cudaError_t launch_usual_scatter(const ScatterParams& params, cudaStream_t stream) {
+  if (params.offset.dtype != Dtype::kF32) {
+    return launch_usual_scatter_maps<Math, UsualMaps::kNarrow>(params, stream);
+  }
+  if (params.mask.dtype == Dtype::kF32) {
+    return launch_usual_scatter_maps<Math, UsualMaps::kWide>(params, stream);
+  }
+  return launch_usual_scatter_maps<Math, UsualMaps::kWideOffset>(params, stream);
 }
 
 }  // namespace dcn

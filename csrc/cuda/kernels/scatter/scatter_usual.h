@@ -15,20 +15,26 @@ constexpr BinWindow usual_window() {
 }
 
 // 3 x 3 taps side by side, one convolution group with a slice of output channels, offset groups of
-// 8 channels, maps of f32, and all gradients wanted.
+// 8 channels, maps of UsualMaps, and all gradients wanted.
 inline bool is_usual(const ScatterParams& params) {
   const ConvShape& shape = params.shape;
   return shape.R == 3 && shape.S == 3 && shape.stride_h == 1 && shape.stride_w == 1 &&
          shape.dil_h == 1 && shape.dil_w == 1 && shape.G == 1 &&
          shape.channels_per_offset_group() == kBlockChannels && params.blocks.slices() == 1 &&
-         params.work.panels == 1 && params.offset.dtype == Dtype::kF32 &&
-         params.mask.data != nullptr && params.mask.dtype == Dtype::kF32 &&
+         params.work.panels == 1 && params.mask.data != nullptr &&
+         (params.mask.dtype != Dtype::kF32 || params.offset.dtype == Dtype::kF32) &&
          params.grad_input != nullptr && params.grad_offset != nullptr &&
          params.grad_mask != nullptr && params.partial != nullptr;
 }
 
-// The same numbers, but those are constants.
-DCN_HOST_DEVICE ScatterParams as_usual(const ScatterParams& given, const ScatterPlaces& places) {
+// The dtypes of offset and mask: both as the image, both of f32, or as autocast leaves an offset of
+// f32 beside a mask.
+enum class UsualMaps { kNarrow, kWide, kWideOffset };
+
+// The same numbers, but those are constants. `narrow`: the image's dtype.
+template <UsualMaps kMaps>
+DCN_HOST_DEVICE ScatterParams as_usual(const ScatterParams& given, const ScatterPlaces& places,
+                                       Dtype narrow) {
   ScatterParams params = given;
   ConvShape& shape = params.shape;
   shape.R = shape.S = 3;
@@ -44,7 +50,8 @@ DCN_HOST_DEVICE ScatterParams as_usual(const ScatterParams& given, const Scatter
   params.places = places;
   params.bin_columns = Divisor(static_cast<uint32_t>(params.window.columns));
   params.window_columns = Divisor(static_cast<uint32_t>(params.window.columns + 1));
-  params.offset.dtype = params.mask.dtype = Dtype::kF32;
+  params.offset.dtype = kMaps == UsualMaps::kNarrow ? narrow : Dtype::kF32;
+  params.mask.dtype = kMaps == UsualMaps::kWide ? Dtype::kF32 : narrow;
 #if defined(__CUDA_ARCH__)
   __builtin_assume(params.mask.data != nullptr);
   __builtin_assume(params.grad_input != nullptr);
