@@ -32,7 +32,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 # initcheck does not see what cuBLAS stores with the bulk copy engine, as it does in all dtypes but
 # f64, and reports each read of it. So in the others it sees `fused` alone, which calls no cuBLAS;
 # tests/test_cuda.py poisons memory, in every dtype.
-# A call of the kernel that scatters takes half a minute there: one an arithmetic. Each launch is
+# A call of the kernel that scatters takes half a minute there: two an arithmetic. Each launch is
 # waited for: otherwise initcheck reports, now and then and never the same, reads of what a kernel
 # right behind an allocation has written.
 # racecheck does not see that a lane that arrives at a barrier speaks for its warp, and reports each
@@ -57,11 +57,15 @@ FUSED_SHAPES = (
     (1, 65, 9, 8, 200, (4, 5), 1, 1),
     (37, 64, 1, 2, 64, (2, 2), 1, 1),
 )
+# In f32 without TF32, forward: a weight that takes more than 16 MiB in two parts.
+LARGE_WEIGHT = (1, 520, 3, 2, 512, (3, 3), 1, 1)
 # Its backward pass, beside those: short and long lists of samples that land on a pixel.
 LANDINGS = (
     ((1, 64, 24, 25, 64, (3, 3), 1, 1), {"clustered": True}),
     ((2, 64, 11, 14, 40, (3, 3), 1, 1), {"stride": 2}),
 )
+# What initcheck sees of the scatter: any call, and one that is usual.
+SCATTERED_BRIEFLY = (SHAPES[1], SHAPES[4])
 # Gradients asked for: all, those of a frozen weight, of fixed offsets, of a first layer, of one.
 WANTED = (
     (True, True, True, True, True),
@@ -146,6 +150,13 @@ def run_fused_forward(shape, dtype: torch.dtype, channels_last: bool, tf32: bool
     return len(chosen)
 
 
+def run_large_weight(channels_last: bool) -> int:
+    torch.backends.cudnn.allow_tf32 = False
+    with dcn.force_algorithm("fused"):
+        run_one(LARGE_WEIGHT, torch.float32, channels_last, backward=False)
+    return 1
+
+
 def run_fused_backward(
     shape, dtype: torch.dtype, channels_last: bool, tf32: bool, args, stride=1, **more
 ) -> int:
@@ -158,14 +169,14 @@ def run_fused_backward(
     (input, offset, weight, _, mask), grad = make_leaves(
         shape, dtype, channels_last, stride, **more
     )
-    several = [(offset, None), (offset.float(), mask.float())]
+    several = [(offset, None), (offset.float(), mask.float()), (offset.float(), mask)]
     for wanted in WANTED:
         asked = options | {"pass_": "backward", "output_mask": wanted}
         if dcn.why_not("fused", *shapes, **asked):
             continue
         scattered = "scattered" in str(dcn.plan(*shapes, **asked, algorithm="fused", device="h200"))
         brief = args.scatter_in_brief and scattered
-        if brief and (wanted, shape, channels_last) != (WANTED[0], SHAPES[1], False):
+        if brief and (wanted != WANTED[0] or shape not in SCATTERED_BRIEFLY or channels_last):
             continue
         for sampling in [(offset, mask), *(several if all(wanted) and not brief else ())]:
             with dcn.force_algorithm("fused"):
@@ -189,6 +200,8 @@ def fused_pieces(dtype: torch.dtype, args) -> Iterator[Callable[[], int]]:
                 yield partial(run_fused_forward, shape, *how, args)
             if not args.tiles:
                 yield partial(run_fused_backward, shape, *how, args)
+        if dtype == torch.float32 and not tf32 and not args.backward_alone and not args.tiles:
+            yield partial(run_large_weight, channels_last)
         for shape, more in () if args.tiles else LANDINGS:
             yield partial(run_fused_backward, shape, *how, args, **more)
 
