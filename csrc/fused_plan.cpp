@@ -28,10 +28,19 @@ int64_t bytes_of_a_warp(const ConvShape& shape, FusedMath math, const FusedLayou
   return image * std::min<int64_t>(met, shape.N);
 }
 
+struct Work {
+  int64_t pixel_tiles, channel_tiles;  // channel tiles of all groups
+};
+Work work_of(const ConvShape& shape, const FpropTile& tile) {
+  return {tiles_of(shape.output_pixels(), tile.pixels),
+          shape.G * tiles_of(shape.output_channels_per_group(), tile.channels)};
+}
+
 bool fits(const FpropTile& tile, const ConvShape& shape, FusedMath math, const FusedLayout& layout,
           int split_k) {
   if (tile.architecture == 80 && split_k > 1) return false;
   if (bytes_of_a_warp(shape, math, layout, tile.warp_pixels) >= kAddressedBytes) return false;
+  if (work_of(shape, tile).channel_tiles >= kMostGridRows) return false;
   return tile_exists(tile, math) && tile.narrow == layout.narrow &&
          split_fits(tile, math, layout.steps, split_k) && turns_fit(tile, layout, shape.taps()) &&
          shared_bytes(tile, math, tiles_of(layout.steps, split_k)) <= kFusedSharedBytes;
@@ -53,14 +62,6 @@ constexpr int64_t kLeastChannels = 12;
 int64_t slice_products(const ConvShape& shape, const FusedLayout& layout) {
   return shape.G * tiles_of(shape.output_channels_per_group(), kPieceChannels) * layout.blocks *
          layout.slices;
-}
-
-struct Work {
-  int64_t pixel_tiles, channel_tiles;  // channel tiles of all groups
-};
-Work work_of(const ConvShape& shape, const FpropTile& tile) {
-  return {tiles_of(shape.output_pixels(), tile.pixels),
-          shape.G * tiles_of(shape.output_channels_per_group(), tile.channels)};
 }
 
 FusedPlan candidate(const ConvShape& shape, const FusedLayout& layout, FusedMath math, int merged,

@@ -258,9 +258,15 @@ def test_a_bad_number_stays_in_its_group(case, kind, name, value):
 
 
 @EACH_ARITHMETIC
-def test_a_bad_weight_and_bias_stay_in_their_channel(kind):
-    """One group's tile ends within the rows of the other's weight."""
-    case = Case("", n=2, c=128, size=(7, 9), k=66, groups=2)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("", n=2, c=128, size=(7, 9), k=66, groups=2),
+        Case("", n=1, c=512, size=(3, 4), k=520),
+    ],
+    ids=["a tile ends within the rows of another group's weight", "packed in one part in f32"],
+)
+def test_a_bad_weight_and_bias_stay_in_their_channel(case, kind):
     clean = draw(case, kind)
     tensors = clean | {"weight": clean["weight"].clone(), "bias": clean["bias"].clone()}
     tensors["weight"][32, 3, 1, 1], tensors["weight"][40, 0, 0, 0] = NAN, INF
@@ -269,6 +275,6 @@ def test_a_bad_weight_and_bias_stay_in_their_channel(kind):
     for tile, split_k in choices(case, kind):
         out = run(case, kind, tensors, tile, split_k)
         assert torch.equal(out.isfinite(), expected.isfinite()), (tile, split_k)
-        rest = [i for i in range(66) if i not in (32, 33, 40, 65)]
+        rest = [i for i in range(case.k) if i not in (32, 33, 40, 65)]
         plain = run(case, kind, clean, tile, split_k)
         assert torch.equal(out[:, rest], plain[:, rest]), (tile, split_k)

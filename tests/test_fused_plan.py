@@ -227,6 +227,14 @@ def test_what_32_bits_do_not_hold_is_left_to_im2col_gemm(name):
     assert plan(case, dtype="f16").algorithm in ("im2col_gemm", "fused")
 
 
+def test_more_groups_than_a_grid_has_rows_run_merged_alone():
+    case = Case("", n=1, c=70000, size=(2, 2), k=70000, groups=70000)
+    assert why_not(case, dtype="bf16") == ""
+    kind = next(kind for kind in ARITHMETICS if kind.name == "bf16")
+    chosen = choices(case, kind)
+    assert chosen and not {tile for tile, _ in chosen} & set(sm80_tiles(FEW_FORWARD[0], kind))
+
+
 @pytest.mark.parametrize("case", FEW_FORWARD, ids=lambda case: case.name)
 @EACH_ARITHMETIC
 def test_forced_tiles_and_splits_are_honoured(case, kind):

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "device.h"
+
 namespace dcn {
 
 struct TensorMap {
@@ -20,13 +22,14 @@ cudaError_t make_tensor_map(TensorMap& map, void* data, const int64_t (&sizes)[k
   map = {};
   map.data = static_cast<const uint8_t*>(data);
   map.rank = kRank;
+  // What the driver refuses. No kernel is to run in another's place then.
+  bool refused = reinterpret_cast<uintptr_t>(data) % 16 != 0 || sizes[0] % 8 != 0 || box[0] != 64;
   for (int i = 0; i < kRank; ++i) {
-    // What the driver refuses.
-    if (box[i] < 1 || box[i] > 256) return cudaErrorInvalidValue;
+    refused = refused || box[i] < 1 || box[i] > 256;
     map.sizes[i] = sizes[i], map.box[i] = box[i];
   }
-  const bool aligned = reinterpret_cast<uintptr_t>(data) % 16 == 0 && sizes[0] % 8 == 0;
-  return aligned && box[0] == 64 ? cudaSuccess : cudaErrorInvalidValue;
+  if (refused) emulation::fail("no such tensor map");
+  return cudaSuccess;
 }
 
 }  // namespace dcn

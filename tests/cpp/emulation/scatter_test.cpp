@@ -74,6 +74,20 @@ TYPED_TEST(Scatter, ShortMaps) {
   }
 }
 
+// Where rows of a map lie far apart, as in a slice of a large tensor, 32 bits do not hold how far.
+TEST(ScatterMaps, FarApart) {
+  dcn::ScatterParams params{};
+  params.shape = Convolution(Sizes{1, 8, 9, 17, 8, 3, 3}, 11, 1.f, 1).shape;
+  constexpr int64_t kRow = int64_t{1} << 29, kColumn = int64_t{1} << 28;
+  params.offset = params.mask = {nullptr, dcn::Dtype::kF32, 0, 1, kRow, kColumn};
+  const auto first = dcn::MapPlaces::of(params, {0, 0, 0}, 0, 4, 4);
+  const auto moved = first.moved(params, 7, 15, 1, 4, 4);
+  const auto expected = dcn::MapPlaces::of(params, {0, 7, 15}, 1, 4, 4);
+  EXPECT_EQ(moved.offset, expected.offset);
+  EXPECT_EQ(moved.mask, expected.mask);
+  EXPECT_EQ(moved.mask - first.mask, 4 * (1 + 7 * kRow + 15 * kColumn));
+}
+
 // In the second, windows have to be laid far from their tiles.
 TYPED_TEST(Scatter, AllSamplesNearOnePixel) {
   for (const Sizes& sizes : {Sizes{1, 8, 9, 17, 3, 3, 3}, Sizes{1, 16, 10, 40, 3, 3, 3, 1, 2}}) {

@@ -144,7 +144,10 @@ cudaError_t launch_scatter_math(ScatterParams params, cudaStream_t stream) {
   params.places =
       ScatterShared<Element>::places(params.window, params.blocks, params.partial != nullptr);
   if constexpr (ScatterShared<Element>::kWgmma) {
-    if (is_usual(params)) return launch_usual_scatter<Math>(params, stream);
+    UsualScatterParams usual{params, {}};
+    if (is_usual(params) && make_grad_map(params, usual.grad) == cudaSuccess) {
+      return launch_usual_scatter<Math>(usual, stream);
+    }
   }
   const auto launch = [&](auto kernel) {
     // Shapes ask for different amounts.

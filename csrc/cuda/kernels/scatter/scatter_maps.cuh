@@ -42,7 +42,9 @@ struct MapPlaces {
                                              int32_t mask_size) const {
     const ConvShape& shape = params.shape;
     const auto step = [&](const SamplingMap& map, int32_t maps, int32_t size) {
-      return (int64_t{maps} * map.stride_c + (rows * map.stride_h + columns * map.stride_w)) * size;
+      return (int64_t{maps} * map.stride_c + int64_t{rows} * map.stride_h +
+              int64_t{columns} * map.stride_w) *
+             size;
     };
     const int32_t pixel = rows * shape.Q + columns;
     const int64_t plane = int64_t{taps} * shape.output_pixels_per_image();

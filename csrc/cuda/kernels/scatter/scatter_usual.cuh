@@ -78,6 +78,14 @@ class ScatterCopies {
   const Shared& shared_;
 };
 
+// A CTA's shared memory begins at a whole KiB, with what is static; that of the emulator anywhere.
+// Three CTAs have no room for more.
+#if defined(DCN_EMULATION)
+constexpr uint32_t kUsualSlack = 1024;
+#else
+constexpr uint32_t kUsualSlack = 1024 - 2 * sizeof(UsualTile);
+#endif
+
 template <class Math, UsualMaps kMaps>
 __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind))
     dcn_bprop_scatter_usual_kernel(const __grid_constant__ UsualScatterParams given) {
@@ -89,6 +97,7 @@ __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind)
   const ScatterParams params = as_usual<kMaps>(
       given.params, Shared::places(usual_window(), ScatterBlocks{1, 1, 2}, true), kNarrow);
   const uint32_t slack = -ptx::shared_address(shared_memory) & Shared::kSlack;
+  if (slack > kUsualSlack) __trap();
   const Shared shared(ptx::shared_part(shared_memory, slack), params.places);
   __shared__ UsualTile tiles[2];  // this one and the next
   __shared__ OrderedClasses ordered;
@@ -174,37 +183,28 @@ __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind)
   ptx::bulk_add_wait();
 }
 
-// A CTA's shared memory begins at a whole KiB, with what is static; that of the emulator anywhere.
-#if defined(DCN_EMULATION)
-constexpr uint32_t kUsualSlack = 1024;
-#else
-constexpr uint32_t kUsualSlack = 1024 - 2 * sizeof(UsualTile);
-#endif
-
 template <class Math, UsualMaps kMaps>
-cudaError_t launch_usual_scatter_maps(const ScatterParams& params, cudaStream_t stream) {
+cudaError_t launch_usual_scatter_maps(const UsualScatterParams& usual, cudaStream_t stream) {
   using Shared = ScatterShared<typename Math::Element>;
-  UsualScatterParams usual;
-  usual.params = params;
-  cudaError_t error = make_grad_map(params, usual.grad);
-  if (error != cudaSuccess) return error;
   constexpr auto kKernel = dcn_bprop_scatter_usual_kernel<Math, kMaps>;
-  error = set_up_kernel<kKernel>(kFusedSharedBytes - kScatterStaticBytes, kScatterCarveout);
+  const cudaError_t error =
+      set_up_kernel<kKernel>(kFusedSharedBytes - kScatterStaticBytes, kScatterCarveout);
   if (error != cudaSuccess) return error;
-  return launch_kernel<kKernel>(dim3(static_cast<unsigned>(params.ctas)), kScatterThreads,
-                                params.places.end + Shared::kBarrierBytes + kUsualSlack, stream,
-                                usual, /*beside_previous=*/true);
+  const int bytes = usual.params.places.end + Shared::kBarrierBytes + kUsualSlack;
+  return launch_kernel<kKernel>(dim3(static_cast<unsigned>(usual.params.ctas)), kScatterThreads,
+                                bytes, stream, usual, /*beside_previous=*/true);
 }
 
 template <class Math>
-cudaError_t launch_usual_scatter(const ScatterParams& params, cudaStream_t stream) {
+cudaError_t launch_usual_scatter(const UsualScatterParams& usual, cudaStream_t stream) {
+  const ScatterParams& params = usual.params;
   if (params.offset.dtype != Dtype::kF32) {
-    return launch_usual_scatter_maps<Math, UsualMaps::kNarrow>(params, stream);
+    return launch_usual_scatter_maps<Math, UsualMaps::kNarrow>(usual, stream);
   }
   if (params.mask.dtype == Dtype::kF32) {
-    return launch_usual_scatter_maps<Math, UsualMaps::kWide>(params, stream);
+    return launch_usual_scatter_maps<Math, UsualMaps::kWide>(usual, stream);
   }
-  return launch_usual_scatter_maps<Math, UsualMaps::kWideOffset>(params, stream);
+  return launch_usual_scatter_maps<Math, UsualMaps::kWideOffset>(usual, stream);
 }
 
 }  // namespace dcn
