@@ -36,8 +36,9 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 # waited for: otherwise initcheck reports, now and then and never the same, reads of what a kernel
 # right behind an allocation has written.
 # racecheck does not see that a lane that arrives at a barrier speaks for its warp, and reports each
-# refill of a ring of cp.async (weight_copies.cuh) as a hazard: so the tiles of fprop_sm80 are left
-# out there. With every lane arriving, which is slower, it finds nothing in them.
+# refill of a ring that all lanes have read: so the tiles of fprop_sm80 (weight_copies.cuh) and the
+# large weight (split_weights.cuh) are left out there. With every lane arriving, which is slower, it
+# finds nothing in either.
 TOOLS = ("memcheck", "racecheck", "initcheck")
 # What is asked of the plan for `fused`: every tile, alone and shared by three CTAs.
 TILES, SPLITS = range(16), (1, 3)
@@ -141,7 +142,7 @@ def run_fused_forward(shape, dtype: torch.dtype, channels_last: bool, tf32: bool
     """Returns the number of calls, as the others do."""
     torch.backends.cudnn.allow_tf32 = tf32
     chosen = fused_choices(shape, dtype, tf32, args.tiles or TILES)
-    if args.without_sm80:
+    if args.without_elected:
         theirs = fused_choices(shape, dtype, tf32, TILES, device="a100")
         chosen = [each for each in chosen if each not in theirs]
     for tile, split_k in chosen:
@@ -200,7 +201,8 @@ def fused_pieces(dtype: torch.dtype, args) -> Iterator[Callable[[], int]]:
                 yield partial(run_fused_forward, shape, *how, args)
             if not args.tiles:
                 yield partial(run_fused_backward, shape, *how, args)
-        if dtype == torch.float32 and not tf32 and not args.backward_alone and not args.tiles:
+        alone = args.backward_alone or args.tiles or args.without_elected
+        if dtype == torch.float32 and not tf32 and not alone:
             yield partial(run_large_weight, channels_last)
         for shape, more in () if args.tiles else LANDINGS:
             yield partial(run_fused_backward, shape, *how, args, **more)
@@ -250,7 +252,7 @@ def sanitize(share: str, tool: str, dtype: str, part: list[str], shares: int) ->
         dtype,
         *("--share", share, str(shares)),
         *(["--fused-alone"] if fused_alone else []),
-        *(["--without-sm80"] if tool == "racecheck" and not part else []),
+        *(["--without-elected"] if tool == "racecheck" and not part else []),
         *(["--scatter-in-brief"] if tool == "initcheck" else []),
         *part,
     ]
@@ -282,7 +284,7 @@ def main() -> int:
     parser.add_argument("--inside", metavar="DTYPE", help=argparse.SUPPRESS)
     parser.add_argument("--share", nargs=2, type=int, default=(0, 1), help=argparse.SUPPRESS)
     parser.add_argument("--fused-alone", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--without-sm80", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--without-elected", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--scatter-in-brief", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
