@@ -5,8 +5,8 @@
 
 namespace dcn {
 
-// kUsual: a tile knows where its maps are (UsualTile).
-template <class Math, bool kUsual = false>
+// kWanted: the gradients of a usual call; a tile then knows where its maps are (UsualTile).
+template <class Math, int kWanted = 0>
 class ScatterSamples : public ScatterSampling<Math> {
  public:
   using Base = ScatterSampling<Math>;
@@ -66,7 +66,7 @@ class ScatterSamples : public ScatterSampling<Math> {
                         (params_.mask.data == nullptr || params_.mask.dtype == Dtype::kF32);
       constexpr int kAll = kOffset | kMask | kInput | kWeight;
       if constexpr (kUsual) {
-        left = run_core<false, kAll>(own, first_tap, taps);
+        left = run_core<false, kWanted>(own, first_tap, taps);
       } else if (sizeof(Element) == 2 && !wide) {
         left = run_core<false, 0>(own, first_tap, taps);
       } else if (wanted() == kAll) {
@@ -93,6 +93,8 @@ class ScatterSamples : public ScatterSampling<Math> {
   }
 
  private:
+  static constexpr bool kUsual = kWanted != 0;
+
   template <bool kWide>
   __device__ __forceinline__ ScatterMaps<Math, kWide> maps_of(const Pixel& own,
                                                               int32_t first_tap) const {

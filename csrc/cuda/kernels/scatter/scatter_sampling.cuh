@@ -16,6 +16,7 @@ class ScatterSampling {
   using Shared = ScatterShared<Element>;
 
   static constexpr int kTurns = kScatterThreads / kScatterPixels;
+  static constexpr int kOffset = 1, kMask = 2, kInput = 4, kWeight = 8;  // gradients wanted
 
   __device__ __forceinline__ ScatterSampling(const ScatterParams& params, const ScatterTile& tile,
                                              const Shared& shared)
@@ -26,7 +27,6 @@ class ScatterSampling {
   static constexpr int kBinBits = 10;
   static_assert(kMostBins <= 1 << kBinBits);
   static constexpr int kVectors = Block::kVectors;
-  static constexpr int kOffset = 1, kMask = 2, kInput = 4, kWeight = 8;  // gradients wanted
 
   // This thread's; its index is asked for anew, since what follows from it would take registers
   // elsewhere.

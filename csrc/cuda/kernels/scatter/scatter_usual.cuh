@@ -86,7 +86,14 @@ constexpr uint32_t kUsualSlack = 1024;
 constexpr uint32_t kUsualSlack = 1024 - 2 * sizeof(UsualTile);
 #endif
 
-template <class Math, UsualMaps kMaps>
+// There are places for values without a weight gradient, too: windows are cleared while others
+// still read where samples have landed.
+template <typename Element>
+DCN_HOST_DEVICE ScatterPlaces usual_places() {
+  return ScatterShared<Element>::places(usual_window(), ScatterBlocks{1, 1, 2}, true);
+}
+
+template <class Math, UsualMaps kMaps, bool kWithWeight>
 __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind))
     dcn_bprop_scatter_usual_kernel(const __grid_constant__ UsualScatterParams given) {
   extern __shared__ uint8_t shared_memory[];
@@ -94,8 +101,8 @@ __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind)
   using Shared = ScatterShared<Element>;
   using Order = ScatterOrder<Element, usual_window().bins(), usual_window().columns>;
   constexpr Dtype kNarrow = Math::kKind == FusedMath::kF16 ? Dtype::kF16 : Dtype::kBF16;
-  const ScatterParams params = as_usual<kMaps>(
-      given.params, Shared::places(usual_window(), ScatterBlocks{1, 1, 2}, true), kNarrow);
+  const ScatterParams params =
+      as_usual<kMaps, kWithWeight>(given.params, usual_places<Element>(), kNarrow);
   const uint32_t slack = -ptx::shared_address(shared_memory) & Shared::kSlack;
   if (slack > kUsualSlack) __trap();
   const Shared shared(ptx::shared_part(shared_memory, slack), params.places);
@@ -113,7 +120,10 @@ __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind)
     *missed = 0;
     score = 0;
   }
-  ScatterSamples<Math, true>(params, tiles[first % 2], shared).begin(0, kScatterTaps);
+  using Sampling = ScatterSampling<Math>;
+  using Samples = ScatterSamples<Math, Sampling::kOffset | Sampling::kMask | Sampling::kInput |
+                                           (kWithWeight ? Sampling::kWeight : 0)>;
+  Samples(params, tiles[first % 2], shared).begin(0, kScatterTaps);
   ptx::wait_for_previous_grid();  // gradient and maps were there before
   __syncthreads();
   uint32_t phase = 0;
@@ -121,7 +131,7 @@ __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind)
   for (int32_t item = first; item < end; ++item) {
     UsualTile &tile = tiles[item % 2], &next = tiles[(item + 1) % 2];
     const ScatterWgmma<Math> products(params, tile, shared);
-    const ScatterSamples<Math, true> samples(params, tile, shared);
+    const Samples samples(params, tile, shared);
     const ScatterWalk<Math> walk(params, tile, shared);
     ScatterSeeker<Math> seeker(params, tile, shared);
     if (score > kScatterSamples / 2) seeker.run(0, kScatterTaps);
@@ -153,13 +163,15 @@ __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind)
     Order order(shared);
     {
       typename ScatterWgmma<Math>::WeightSums sums = {};
-      products.multiply_panel(sums);
+      if constexpr (kWithWeight) products.multiply_panel(sums);
       if (threadIdx.x < Order::kWarps * 32) order.lay(listed);
       if (threadIdx.x >= kScatterThreads - kLengths) {
         Order::ranks(shared)[kScatterThreads - 1 - threadIdx.x] = 0;
       }
-      ptx::wgmma_wait(sums);
-      products.leave(sums, 0, item == first || tile.number == 0);
+      if constexpr (kWithWeight) {
+        ptx::wgmma_wait(sums);
+        products.leave(sums, 0, item == first || tile.number == 0);
+      }
     }
     __syncthreads();  // values and the gradient have been read, and it is known where lists begin
     if (threadIdx.x == kScatterThreads - 1) {
@@ -183,16 +195,24 @@ __global__ void __launch_bounds__(kScatterThreads, scatter_resident(Math::kKind)
   ptx::bulk_add_wait();
 }
 
-template <class Math, UsualMaps kMaps>
-cudaError_t launch_usual_scatter_maps(const UsualScatterParams& usual, cudaStream_t stream) {
-  using Shared = ScatterShared<typename Math::Element>;
-  constexpr auto kKernel = dcn_bprop_scatter_usual_kernel<Math, kMaps>;
+template <class Math, UsualMaps kMaps, bool kWithWeight>
+cudaError_t launch_usual_scatter_as(const UsualScatterParams& usual, cudaStream_t stream) {
+  using Element = typename Math::Element;
+  constexpr auto kKernel = dcn_bprop_scatter_usual_kernel<Math, kMaps, kWithWeight>;
   const cudaError_t error =
       set_up_kernel<kKernel>(kFusedSharedBytes - kScatterStaticBytes, kScatterCarveout);
   if (error != cudaSuccess) return error;
-  const int bytes = usual.params.places.end + Shared::kBarrierBytes + kUsualSlack;
+  const int bytes =
+      usual_places<Element>().end + ScatterShared<Element>::kBarrierBytes + kUsualSlack;
   return launch_kernel<kKernel>(dim3(static_cast<unsigned>(usual.params.ctas)), kScatterThreads,
                                 bytes, stream, usual, /*beside_previous=*/true);
+}
+
+template <class Math, UsualMaps kMaps>
+cudaError_t launch_usual_scatter_maps(const UsualScatterParams& usual, cudaStream_t stream) {
+  return usual.params.partial != nullptr
+             ? launch_usual_scatter_as<Math, kMaps, true>(usual, stream)
+             : launch_usual_scatter_as<Math, kMaps, false>(usual, stream);
 }
 
 template <class Math>

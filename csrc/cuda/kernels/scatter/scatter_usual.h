@@ -15,7 +15,7 @@ constexpr BinWindow usual_window() {
 }
 
 // 3 x 3 taps side by side, one convolution group with a slice of output channels, offset groups of
-// 8 channels, maps of UsualMaps, and all gradients wanted.
+// 8 channels, maps of UsualMaps, and all gradients wanted, or all but the weight's.
 inline bool is_usual(const ScatterParams& params) {
   const ConvShape& shape = params.shape;
   return shape.R == 3 && shape.S == 3 && shape.stride_h == 1 && shape.stride_w == 1 &&
@@ -24,7 +24,7 @@ inline bool is_usual(const ScatterParams& params) {
          params.work.panels == 1 && params.mask.data != nullptr &&
          (params.mask.dtype != Dtype::kF32 || params.offset.dtype == Dtype::kF32) &&
          params.grad_input != nullptr && params.grad_offset != nullptr &&
-         params.grad_mask != nullptr && params.partial != nullptr;
+         params.grad_mask != nullptr;
 }
 
 // The dtypes of offset and mask: both as the image, both of f32, or as autocast leaves an offset of
@@ -32,7 +32,7 @@ inline bool is_usual(const ScatterParams& params) {
 enum class UsualMaps { kNarrow, kWide, kWideOffset };
 
 // The same numbers, but those are constants. `narrow`: the image's dtype.
-template <UsualMaps kMaps>
+template <UsualMaps kMaps, bool kWithWeight>
 DCN_HOST_DEVICE ScatterParams as_usual(const ScatterParams& given, const ScatterPlaces& places,
                                        Dtype narrow) {
   ScatterParams params = given;
@@ -52,12 +52,13 @@ DCN_HOST_DEVICE ScatterParams as_usual(const ScatterParams& given, const Scatter
   params.window_columns = Divisor(static_cast<uint32_t>(params.window.columns + 1));
   params.offset.dtype = kMaps == UsualMaps::kNarrow ? narrow : Dtype::kF32;
   params.mask.dtype = kMaps == UsualMaps::kWide ? Dtype::kF32 : narrow;
+  if (!kWithWeight) params.partial = nullptr;
 #if defined(__CUDA_ARCH__)
   __builtin_assume(params.mask.data != nullptr);
   __builtin_assume(params.grad_input != nullptr);
   __builtin_assume(params.grad_offset != nullptr);
   __builtin_assume(params.grad_mask != nullptr);
-  __builtin_assume(params.partial != nullptr);
+  if (kWithWeight) __builtin_assume(params.partial != nullptr);
 #endif
   return params;
 }
