@@ -9,6 +9,7 @@ given its best one.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Collection
@@ -24,9 +25,9 @@ from .reference import positions
 
 REPEATS = 5
 # Bytes written before each timed call: more than any L2, and so often that an H200 takes 0.3 ms. A
-# host takes 0.1 to 0.2 ms to queue a backward call, of a convolution too; if the GPU waited for it,
-# a layer of less would show the host's time.
-_FLUSH_BYTES, _FLUSHES = 256 << 20, 4
+# host takes 0.1 to 0.2 ms to queue a backward call, of a convolution too, and a slow one longer:
+# then they are written oftener. If the GPU waited, a layer of less would show the host's time.
+_FLUSH_BYTES, _FLUSHES, _FLUSHES_MS = 256 << 20, 4, 0.3
 _flush: dict[torch.device, Tensor] = {}
 
 DTYPES = {
@@ -195,17 +196,20 @@ def _median_gpu(run: Callable[[], object], device: torch.device, budget_ms: floa
             _flush[device] = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device)
     flush = _flush[device]
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    began = time.perf_counter()
     start.record()
     run()
     end.record()
+    queued_ms = (time.perf_counter() - began) * 1e3
     torch.cuda.synchronize(device)
+    flushes = _FLUSHES * max(1, math.ceil(1.5 * queued_ms / _FLUSHES_MS))
     count = max(5, min(60, int(budget_ms / max(start.elapsed_time(end) + 0.1, 0.01))))
     pairs = [
         (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
         for _ in range(count)
     ]
     for start, end in pairs:
-        for _ in range(_FLUSHES):
+        for _ in range(flushes):
             flush.zero_()
         start.record()
         run()
