@@ -52,11 +52,12 @@ SHAPES = (
     (2, 16, 1, 1, 16, (1, 1), 1, 1),
 )
 # Of `fused` alone: several slices of channels, tiles of output channels and plans of taps; wide
-# offset groups; images that meet in a tile.
+# offset groups; images that meet in a tile; groups that run as one.
 FUSED_SHAPES = (
     (2, 144, 5, 21, 72, (3, 3), 2, 2),
     (1, 65, 9, 8, 200, (4, 5), 1, 1),
     (37, 64, 1, 2, 64, (2, 2), 1, 1),
+    (2, 80, 6, 9, 48, (2, 2), 16, 1),
 )
 # In f32 without TF32, forward: a weight that takes more than 16 MiB in two parts.
 LARGE_WEIGHT = (1, 520, 3, 2, 512, (3, 3), 1, 1)

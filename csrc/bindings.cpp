@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "plan.h"
@@ -64,7 +65,8 @@ void bind_values(py::module_& m) {
       .def_readonly("deterministic", &Plan::deterministic)
       .def_property_readonly("tile", [](const Plan& p) { return p.fused.tile; })
       .def_property_readonly("split_k", [](const Plan& p) { return p.fused.split_k; })
-      .def_property_readonly("merged", [](const Plan& p) { return p.fused.merged; })
+      .def_property_readonly(
+          "merged", [](const Plan& p) { return std::max(p.fused.merged, p.fused_backward.merged); })
       .def_property_readonly("prepacked", [](const Plan& p) { return p.fused.prepacked; })
       .def("__str__", &to_string)
       .def("__repr__", [](const Plan& p) { return "<dcn.Plan " + p.to_string() + ">"; });

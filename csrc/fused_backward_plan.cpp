@@ -20,13 +20,23 @@ constexpr int64_t kMostPartBytes = 24 * kMiB;
 constexpr int64_t kTileNs = 7000;
 constexpr int64_t kPartBytesPerNs = 1000;
 
+// Merged groups: channels of the image for each product of a slice and 64 output channels. Such a
+// product takes 20 to 30 us for 16384 pixels and 9 taps, im2col_gemm 1.6 us for each channel of
+// groups of 8, and 3.6 us depthwise (H200, bf16).
+constexpr int64_t kLeastChannels = 20;
+// By im2col_gemm and by fused (H200, us, bf16 and f32): 2 x 160 channels in 8 groups, 64 x 64 (472
+// million products) 252 and 92, 469 and 244; 2 x 64 in 2 groups (302 million) 81 and 85, 258 and
+// 134; 1 x 256 in 32 groups, 32 x 32 (151 million) 79 and 85, 99 and 127.
+constexpr int64_t kLeastMergedProducts = int64_t{1} << 28;
+
 // Where fused is quicker than im2col_gemm (H200, 3x3 kernels). A smaller call lasts as long as its
 // dozen launches: 2 x 64 x 32 x 32 takes 71 us by im2col_gemm, 99 by fused; with 3xTF32, where
 // im2col_gemm has no tensor cores, 65 and 54. Columns cost memory traffic in proportion to the
 // channels, products in proportion to their square, and cuBLAS multiplies better than these kernels
 // do: at 512 x 256 channels both take the same, at 512 x 512 fused takes 1.6 times as long in 16
 // bits and 1.7 in tf32; with 3xTF32 0.92 times.
-int64_t least_products(const ConvShape& shape, FusedMath math) {
+int64_t least_products(const ConvShape& shape, FusedMath math, int merges) {
+  if (merges > 1) return kLeastMergedProducts;
   const bool small = math == FusedMath::k3xTf32 && shape.taps() >= kPlanTaps && !scatters(shape);
   return int64_t{1} << (small ? 26 : 29);
 }
@@ -143,8 +153,28 @@ int64_t workspace_bytes(const FusedBackwardPlan& plan, const ConvShape& shape) {
          dgrad.landing_bytes + chunks * dgrad.irregular_bytes;
 }
 
+int merged_backward_groups(const ConvShape& shape, FusedMath math) {
+  const int32_t channels = std::max(shape.channels_per_group(), shape.output_channels_per_group());
+  const auto products = [&](const ConvShape& run) {
+    return slice_products(run, math) + slice_products(transposed(run), math);
+  };
+  const int32_t most = std::min(shape.G, kPieceChannels / channels);
+  int best = 1;
+  int64_t least = products(shape) - 1;
+  for (int32_t groups = 2; groups <= most; ++groups) {
+    if (shape.G % groups != 0) continue;
+    const ConvShape run = merged(shape, groups);
+    if (run.channels_per_offset_group() % run.channels_per_group() != 0) continue;
+    if (products(run) > least) continue;
+    best = groups;
+    least = products(run);
+  }
+  return best;
+}
+
 std::string describe(const FusedBackwardPlan& plan) {
   std::string text = name_of(plan.math);
+  if (plan.merged > 1) text += ", " + std::to_string(plan.merged) + " groups as one";
   if (plan.scatter.chosen()) return text + describe(plan.scatter);
   if (plan.dgrad.tile >= 0) {
     const FpropTile& tile = kDgradTiles[plan.dgrad.tile];
@@ -161,10 +191,12 @@ std::string describe(const FusedBackwardPlan& plan) {
   return text;
 }
 
-FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, int multiprocessors,
+FusedBackwardPlan plan_fused_backward(const ConvShape& of_call, FusedMath math, int multiprocessors,
                                       const std::array<bool, 5>& output_mask) {
   FusedBackwardPlan plan;
   plan.math = math;
+  plan.merged = merged_backward_groups(of_call, math);
+  const ConvShape shape = merged(of_call, plan.merged);
   if (scatters(shape)) {
     plan.scatter = plan_scatter(shape, math, multiprocessors, output_mask);
     return plan;
@@ -197,22 +229,25 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, in
 }
 
 // H200, bf16, gathered and in fixed point: 2 x 64 x 32 x 32 takes 39 and 75 us, 2 x 512 x 25 x 42
-// 138 and 236; but 4 x 128 x 64 x 64 depthwise 3749 and 680, 4 x 256 x 64 x 64 in 32 groups 925 and
-// 700.
+// 138 and 236.
 bool worth_gather(const ConvShape& shape, FusedMath math) {
-  return worth_fused(shape, math) && worth_fused(transposed(shape), math);
+  if (worth_fused(shape, math) && worth_fused(transposed(shape), math)) return true;
+  const int merges = merged_backward_groups(shape, math);
+  return merges > 1 && kLeastChannels * slice_products(merged(shape, merges), math) <= shape.C;
 }
 
-bool worth_fused_backward(const ConvShape& shape, FusedMath math) {
-  if (!worth_gather(shape, math)) return false;
+bool worth_fused_backward(const ConvShape& of_call, FusedMath math) {
+  if (!worth_gather(of_call, math)) return false;
+  const int merges = merged_backward_groups(of_call, math);
+  const ConvShape shape = merged(of_call, merges);
   if (scatters(shape) && !worth_scatter(shape)) return false;
   const int64_t products =
       shape.output_pixels() * shape.output_channels_per_group() * shape.gemm_k() * shape.G;
   const int32_t channels = std::min(shape.channels_per_group(), shape.output_channels_per_group());
-  return products >= least_products(shape, math) && channels <= most_channels(math);
+  return products >= least_products(shape, math, merges) && channels <= most_channels(math);
 }
 
-std::string why_not_fused_backward(const ConvShape& shape, FusedMath math,
+std::string why_not_fused_backward(const ConvShape& of_call, FusedMath math,
                                    const FusedDevice& device,
                                    const std::array<bool, 5>& output_mask) {
   const int compute_capability = device.compute_capability;
@@ -220,6 +255,7 @@ std::string why_not_fused_backward(const ConvShape& shape, FusedMath math,
     return "the backward pass of fused needs compute capability 9.x, but the device has " +
            std::to_string(compute_capability / 10) + "." + std::to_string(compute_capability % 10);
   }
+  const ConvShape shape = merged(of_call, merged_backward_groups(of_call, math));
   for (const ConvShape& each : {shape, transposed(shape)}) {
     const std::string why = why_not_fused(each, math);
     if (!why.empty()) return why;

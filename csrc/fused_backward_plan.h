@@ -26,6 +26,7 @@ struct DgradPlan {
 
 struct FusedBackwardPlan {
   FusedMath math = FusedMath::kF16;
+  int merged = 1;  // convolution groups that run as one
   bool ograd = false;
   WgradPlan wgrad;                // tile -1: there is no weight gradient to make
   bool owgrad = false;            // one kernel for both
@@ -36,6 +37,10 @@ struct FusedBackwardPlan {
 };
 int64_t workspace_bytes(const FusedBackwardPlan& plan, const ConvShape& shape);
 std::string describe(const FusedBackwardPlan& plan);
+
+// How many convolution groups run as one in the backward pass: at most as many as have the channels
+// of a tile together, in and out, and all in one offset group; where that saves products.
+int merged_backward_groups(const ConvShape& shape, FusedMath math);
 
 // `output_mask`: which gradients are wanted, of input, weight, offset, mask and bias.
 FusedBackwardPlan plan_fused_backward(const ConvShape& shape, FusedMath math, int multiprocessors,

@@ -58,12 +58,6 @@ constexpr int64_t kMostPadding = 16;
 // groups of 8, and 3.3 us depthwise (H200, bf16).
 constexpr int64_t kLeastChannels = 12;
 
-// Of all groups, for each tap.
-int64_t slice_products(const ConvShape& shape, const FusedLayout& layout) {
-  return shape.G * tiles_of(shape.output_channels_per_group(), kPieceChannels) * layout.blocks *
-         layout.slices;
-}
-
 FusedPlan candidate(const ConvShape& shape, const FusedLayout& layout, FusedMath math, int merged,
                     int tile, int split_k) {
   FusedPlan plan;
@@ -126,6 +120,12 @@ const char* name_of(FusedMath math) {
   throw std::logic_error("arithmetic without a name");
 }
 
+int64_t slice_products(const ConvShape& shape, FusedMath math) {
+  const FusedLayout layout = fused_layout(shape, element_bytes(math));
+  return shape.G * tiles_of(shape.output_channels_per_group(), kPieceChannels) * layout.blocks *
+         layout.slices;
+}
+
 int merged_groups(const ConvShape& shape, FusedMath math, int compute_capability) {
   const int bytes = element_bytes(math);
   const int32_t most = std::min(shape.G, kSliceBytes / bytes / shape.channels_per_group());
@@ -136,7 +136,7 @@ int merged_groups(const ConvShape& shape, FusedMath math, int compute_capability
     if (shape.G % groups != 0) continue;
     const ConvShape run = merged(shape, groups);
     const FusedLayout layout = fused_layout(run, bytes);
-    const int64_t products = slice_products(run, layout);
+    const int64_t products = slice_products(run, math);
     // Narrow steps last one and a half times as long; to pad an image takes time too.
     const int64_t cost = products * (layout.narrow ? 3 : 2) * (layout.padded() ? 5 : 4);
     if (groups == 1) alone = products;
@@ -199,17 +199,15 @@ FusedPlan plan_fused_forward(const ConvShape& shape, FusedMath math, const Fused
 
 bool worth_fused(const ConvShape& shape, FusedMath math) {
   if (shape.G == 1) return true;
-  const int64_t products = slice_products(shape, fused_layout(shape, element_bytes(math)));
-  const int64_t multiplied = products * kPieceChannels * (kSliceBytes / element_bytes(math));
+  const int64_t multiplied =
+      slice_products(shape, math) * kPieceChannels * (kSliceBytes / element_bytes(math));
   return multiplied <= kMostPadding * shape.K * shape.channels_per_group();
 }
 
 bool worth_fused_forward(const ConvShape& shape, FusedMath math, int compute_capability) {
   const int merges = merged_groups(shape, math, compute_capability);
   if (merges == 1 || worth_fused(shape, math)) return worth_fused(shape, math);
-  const ConvShape run = merged(shape, merges);
-  const FusedLayout layout = fused_layout(run, element_bytes(math));
-  return kLeastChannels * slice_products(run, layout) <= shape.C;
+  return kLeastChannels * slice_products(merged(shape, merges), math) <= shape.C;
 }
 
 std::string why_not_fused(const ConvShape& shape, FusedMath math) {

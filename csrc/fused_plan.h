@@ -29,6 +29,9 @@ inline int64_t workspace_bytes(const FusedPlan& plan) { return plan.packed_bytes
 
 std::string describe(const FusedPlan& plan);
 
+// What is multiplied for each tap: a slice of the image's channels by 64 output channels, so often.
+int64_t slice_products(const ConvShape& shape, FusedMath math);
+
 // How many convolution groups run as one in the forward pass: at most as many as have a slice's
 // channels together, where that saves products; one on other devices than those of 9.x.
 int merged_groups(const ConvShape& shape, FusedMath math, int compute_capability);

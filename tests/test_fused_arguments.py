@@ -9,7 +9,7 @@ from cases import Case
 from fused_cases import (
     ARITHMETICS,
     EACH_ARITHMETIC,
-    FEW_FORWARD,
+    FEW,
     LAYOUTS,
     STURDY,
     choices,
@@ -31,7 +31,7 @@ SIXTEEN_BITS = [kind for kind in ARITHMETICS if not kind.wide]
 
 @pytest.mark.parametrize("kind", SIXTEEN_BITS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("wide", [(), ("offset",), ("mask",), ("offset", "mask")], ids=str)
-@pytest.mark.parametrize("case", FEW_FORWARD, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
 def test_offset_and_mask_of_either_dtype(case, wide, kind):
     chosen = choices(case, kind)
     tensors = draw(case, kind, offset_dtype=torch.float32)
@@ -103,7 +103,7 @@ VIEWS = {
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("name", ["input", "weight", "offset", "mask"])
-@pytest.mark.parametrize("case", FEW_FORWARD, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
 @EACH_ARITHMETIC
 def test_any_strides_give_the_same_bits(case, name, view, kind):
     tensors = draw(case, kind)

@@ -36,7 +36,11 @@ GEOMETRY = Case(
 # Padded channels, and kernels of more than one plan.
 PADDED = Case("padded", n=1, c=15, size=(4, 3), k=9, kernel=(1, 11), padding=(0, 5))
 GROUPS = Case("groups", n=1, c=128, size=(4, 3), k=20, groups=2, offset_groups=2)
-GEOMETRIES = pytest.mark.parametrize("case", [GEOMETRY, PADDED, GROUPS], ids=lambda case: case.name)
+# Six groups run as one, which has an offset group.
+MERGED = Case("merged", n=1, c=48, size=(4, 3), k=24, groups=12, offset_groups=2)
+GEOMETRIES = pytest.mark.parametrize(
+    "case", [GEOMETRY, PADDED, GROUPS, MERGED], ids=lambda case: case.name
+)
 
 
 def check(case, kind, tensors, grad, names=LEAVES, clean=None, reached=None):

@@ -39,13 +39,23 @@ def test_deterministic_mode_gathers_or_adds_in_fixed_point(layer, kind):
 
 
 @EACH_ARITHMETIC
-def test_narrow_convolution_groups_are_not_gathered(kind):
-    """Tiles would multiply padding: 5 times slower where each channel has a group of its own."""
-    for channels, groups in ((128, 128), (256, 32)):
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_narrow_convolution_groups_are_merged(deterministic, kind):
+    for channels, groups, merged in ((128, 128, 64), (256, 32, 8)):
         case = Case("", n=4, c=channels, size=(64, 64), k=channels, groups=groups)
-        assert why_not(case, kind, deterministic=True) == ""
-        chosen = plan(case, kind, deterministic=True)
-        assert chosen.deterministic and "fixed point" in str(chosen)
+        assert why_not(case, kind, deterministic=deterministic) == ""
+        chosen = plan(case, kind, deterministic=deterministic)
+        assert (chosen.algorithm, chosen.merged) == ("fused", merged)
+        assert chosen.deterministic and f"{merged} groups as one" in str(chosen)
+
+
+@EACH_ARITHMETIC
+def test_groups_that_do_not_merge_are_not_gathered(kind):
+    """Tiles would multiply padding: each group has an offset group of its own."""
+    case = Case("", n=4, c=128, size=(64, 64), k=128, groups=128, offset_groups=128)
+    assert why_not(case, kind, deterministic=True) == ""
+    chosen = plan(case, kind, deterministic=True)
+    assert chosen.deterministic and "fixed point" in str(chosen)
 
 
 @pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)

@@ -84,6 +84,7 @@ PLACES = [
     Case("7x7", n=1, c=64, size=(14, 15), k=64, kernel=(7, 7), padding=(3, 3)),
     Case("2 offset groups", n=2, c=128, size=(12, 19), k=70, offset_groups=2),
     Case("2 groups", n=1, c=192, size=(15, 12), k=128, groups=2, mask=False),
+    Case("16 groups", n=2, c=128, size=(15, 18), k=128, groups=16),
     Case("9 pixels", n=7, c=64, size=(3, 3), k=64),
     Case("8 offset groups", n=2, c=80, size=(19, 37), k=40, offset_groups=8),
     Case(

@@ -12,7 +12,7 @@ from cases import Case
 from fused_cases import (
     ARITHMETICS,
     EACH_ARITHMETIC,
-    FEW_FORWARD,
+    FEW,
     LAYOUTS,
     SMALL,
     STURDY,
@@ -51,7 +51,7 @@ def run_packed(case: Case, kind, tensors, packed, tile: int = -1, split_k: int =
 
 
 PACKED_CASES = [
-    *FEW_FORWARD,
+    *FEW,
     channels(1, k=17), channels(33, k=40), channels(64, k=100), channels(64, k=200),
     channels(64, k=320), channels(16, 2, k=64), channels(128, 16, k=130), channels(30, 2, k=200),
     channels(128, g=2, k=130), channels(256, 4, 2, k=260), channels(384, 3, 2, k=140),
@@ -106,7 +106,7 @@ def test_a_packed_weight_that_does_not_fit_is_left(kind):
     assert took and torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("case", FEW_FORWARD, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
 @EACH_ARITHMETIC
 def test_in_a_graph(case, kind):
     """Counters of a split begin at zero each time; the second call reads what the first writes."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fused_cases import (
     EACH_ARITHMETIC,
-    FEW_FORWARD,
+    FEW,
     LAYOUTS,
     SMALL,
     STURDY,
@@ -24,7 +24,7 @@ import dcn
 
 pytestmark = needs_gpu
 
-EACH_OF_FEW = pytest.mark.parametrize("case", FEW_FORWARD, ids=lambda case: case.name)
+EACH_OF_FEW = pytest.mark.parametrize("case", FEW, ids=lambda case: case.name)
 
 
 def splits(case, kind):
@@ -174,7 +174,7 @@ def test_four_threads_on_their_own_streams(kind):
     """Their kernels share the device: CTAs of a split that wait for one another must all run."""
     calls = []
     for i in range(4):
-        case = FEW_FORWARD[i % len(FEW_FORWARD)]
+        case = FEW[i % len(FEW)]
         tensors = draw(case, kind)
         tensors["input"] = tensors["input"] * (i + 1)
         chosen = splits(case, kind)

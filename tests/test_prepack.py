@@ -10,7 +10,7 @@ from cases import CASES, Case
 from fused_cases import (
     ARITHMETICS,
     EACH_ARITHMETIC,
-    FEW_FORWARD,
+    FEW,
     STURDY,
     channels,
     choices,
@@ -32,7 +32,7 @@ PACKS = [dcn.DeformConv2dPack, dcn.ModulatedDeformConv2dPack]
 
 
 @EACH_ARITHMETIC
-@pytest.mark.parametrize("case", [*FEW_FORWARD, channels(200, k=300)], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*FEW, channels(200, k=300)], ids=lambda case: case.name)
 def test_one_packed_weight_serves_every_tile_of_sm90(case, kind):
     bytes_ = math.prod(packed_sizes(case, kind)) * kind.dtype.itemsize
     tiles = {tile for tile, _ in choices(case, kind)} - set(sm80_tiles(case, kind))

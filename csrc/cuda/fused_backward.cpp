@@ -70,8 +70,8 @@ class Backward {
   Backward(const FusedCall& call, const Tensor& grad)
       : call_(call),
         plan_(call.plan.fused_backward),
-        shape_(call.shape),
-        back_(transposed(call.shape)),
+        shape_(merged(call.shape, plan_.merged)),
+        back_(transposed(shape_)),
         layout_(fused_layout(shape_, element_bytes(plan_.math))),
         grad_layout_(fused_layout(back_, element_bytes(plan_.math))),
         image_(padded_nhwc(call.input, shape_, layout_)),
@@ -113,7 +113,8 @@ class Backward {
   }
 
   void pack(cudaStream_t stream, bool beside_wgrad) const {
-    PackWeightParams params = transposed_pack_params(shape_, plan_.math, call_.weight);
+    PackWeightParams params =
+        transposed_pack_params(call_.shape, plan_.math, call_.weight, plan_.merged);
     params.tile_channels = kPieceChannels;
     params.packed = workspace_.packed;
     params.counters = reinterpret_cast<int32_t*>(workspace_.counters);
@@ -160,6 +161,7 @@ class Backward {
       params.irregular = irregular;
       counters += plan.irregular_bytes;
       params.lists = landing_lists(landing);
+      params.merged = plan_.merged;
       params.channels_per_offset_group = shape_.channels_per_offset_group();
       const auto launch = [&](int tile) {
         C10_CUDA_CHECK(launch_dgrad_sm90(params, plan_.math, tile, call_.multiprocessors, stream));
@@ -217,6 +219,7 @@ class Backward {
     params.stride_c = gradient.stride(1);
     params.stride_r = gradient.stride(2);
     params.stride_s = gradient.stride(3);
+    params.merged = plan_.merged;
     params.tile = plan_.wgrad.tile;
     params.ctas = plan_.wgrad.ctas;
     params.early_ctas = plan_.wgrad.early_ctas;
@@ -227,8 +230,7 @@ class Backward {
 
   const FusedCall& call_;
   const FusedBackwardPlan& plan_;
-  const ConvShape& shape_;
-  const ConvShape back_;
+  const ConvShape shape_, back_;  // of merged groups
   const FusedLayout layout_, grad_layout_;
   const Tensor image_, grad_;  // NHWC, padded
   const Workspace workspace_;

@@ -20,7 +20,7 @@ inline PackWeightParams pack_params(const ConvShape& shape, FusedMath math,
   params.whole =
       packed_parts(params.shape, params.layout, math, merged_groups) < weight_parts(math);
   params.weight = weight.const_data_ptr();
-  params.stride_g = params.shape.output_channels_per_group() * weight.stride(0);
+  params.stride_g = shape.output_channels_per_group() * weight.stride(0);
   params.stride_k = weight.stride(0);
   params.stride_c = weight.stride(1);
   params.stride_r = weight.stride(2);
@@ -30,9 +30,9 @@ inline PackWeightParams pack_params(const ConvShape& shape, FusedMath math,
 
 // For the transposed convolution: the weight's channels of input and output change places.
 inline PackWeightParams transposed_pack_params(const ConvShape& shape, FusedMath math,
-                                               const at::Tensor& weight) {
-  PackWeightParams params = pack_params(shape, math, weight);
-  params.shape = transposed(shape);
+                                               const at::Tensor& weight, int merged_groups) {
+  PackWeightParams params = pack_params(shape, math, weight, merged_groups);
+  params.shape = transposed(params.shape);
   params.layout = fused_layout(params.shape, element_bytes(math));
   params.whole = false;
   std::swap(params.stride_k, params.stride_c);

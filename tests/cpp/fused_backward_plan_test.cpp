@@ -156,6 +156,41 @@ TEST(Plan, PartsOfF32LeaveRoomForOtherGradients) {
   EXPECT_EQ(parts(kLayers[0], FusedMath::k3xTf32, kAll), 3);  // fills no device
 }
 
+// As many as fill a tile's channels, in and out, and have one offset group.
+TEST(Plan, SmallGroupsAreMerged) {
+  ConvShape shape = layer(4, 256, 64, 64, 256);
+  struct Merge {
+    int32_t K, G, D;
+    int in_16_bits, in_f32;
+    bool worth;
+  };
+  for (const Merge& each : {Merge{256, 32, 1, 8, 8, true},
+                            {256, 8, 1, 2, 1, true},
+                            {256, 256, 1, 64, 64, true},
+                            {512, 256, 1, 32, 32, true},
+                            {256, 32, 8, 4, 4, true},
+                            {256, 32, 32, 1, 1, false},
+                            {256, 4, 1, 1, 1, true},
+                            {256, 1, 1, 1, 1, true}}) {
+    shape.K = each.K, shape.G = each.G, shape.D = each.D;
+    for (const FusedMath math : kMaths) {
+      const FusedBackwardPlan plan = plan_fused_backward(shape, math, kMultiprocessors, kAll);
+      EXPECT_EQ(plan.merged, element_bytes(math) == 2 ? each.in_16_bits : each.in_f32)
+          << each.G << " groups, " << describe(plan);
+      EXPECT_EQ(worth_fused_backward(shape, math), each.worth) << describe(plan);
+      EXPECT_EQ(worth_gather(shape, math), each.worth) << describe(plan);
+      EXPECT_EQ(why_not_fused_backward(shape, math, kDevice, kAll), "");
+      if (each.worth) EXPECT_LE(workspace_bytes(plan, shape), 64 * kMiB) << describe(plan);
+    }
+  }
+  shape = layer(1, 256, 32, 32, 256);
+  shape.G = 32;
+  EXPECT_FALSE(worth_fused_backward(shape, FusedMath::kF16));  // a small call
+  shape = layer(4, 17 * 5, 64, 64, 17 * 5);
+  shape.G = 17;  // which no number divides
+  EXPECT_EQ(merged_backward_groups(shape, FusedMath::kF16), 1);
+}
+
 TEST(WhyNot, OtherDevices) {
   EXPECT_NE(
       why_not_fused_backward(kLayers[0], FusedMath::kF16, {80, kMultiprocessors}, kAll).find("9.x"),

@@ -28,12 +28,13 @@ struct DgradResult {
 template <class Math>
 DgradResult run_dgrad(const Convolution& conv, const GemmRun& run, int heavy = dcn::kHeavyBin) {
   using Element = typename Math::Element;
-  const dcn::ConvShape& shape = conv.shape;
+  const dcn::ConvShape shape = dcn::merged(conv.shape, run.merged);
   const dcn::ConvShape back = dcn::transposed(shape);
   const dcn::FusedLayout layout = dcn::fused_layout(back, sizeof(Element));
   auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, layout);
-  auto packed = packed_weight<Math>(conv, /*transposed=*/true, dcn::kPieceChannels, !run.nchw);
-  HostLists<Math> lists(conv, heavy);
+  auto packed =
+      packed_weight<Math>(conv, /*transposed=*/true, dcn::kPieceChannels, !run.nchw, run.merged);
+  HostLists<Math> lists(conv, heavy, run.merged);
   auto irregular = DeviceArray<uint8_t>::zeros(dcn::irregular_bytes(dcn::dgrad_rows(back)));
   DeviceArray<Element> output(back.output_pixels() * shape.C);
 
@@ -47,6 +48,7 @@ DgradResult run_dgrad(const Convolution& conv, const GemmRun& run, int heavy = d
   params.split_k = run.split_k;
   params.irregular = reinterpret_cast<dcn::IrregularTiles*>(irregular.data());
   params.lists = {lists.records.data(), lists.starts.data(), lists.heavy_rows.data()};
+  params.merged = run.merged;
   params.channels_per_offset_group = shape.channels_per_offset_group();
   for (const int tile : {run.tile, dcn::kIrregularDgrad}) {
     if (dcn::launch_dgrad_math<Math>(params, tile, run.multiprocessors, nullptr) != cudaSuccess) {

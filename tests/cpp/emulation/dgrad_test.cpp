@@ -1,6 +1,7 @@
 // The input gradient of compute capability 9.0, executed by the emulator.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -143,6 +144,64 @@ TYPED_TEST(Dgrad, NoNumberStaysWhereItBelongs) {
   conv.mask[80] = std::numeric_limits<float>::quiet_NaN();
   const DgradResult result = this->check(conv, GemmRun{}, dcn::kHeavyBin, "infinity");
   EXPECT_GT(result.irregular_tiles, 0);
+}
+
+TYPED_TEST(Dgrad, MergedGroups) {
+  for (int tile = 0; tile < dcn::kDgradTileCount; ++tile) {
+    uint32_t number = 0;
+    for (const MergedSizes& each : kMergedSizes) {
+      ++number;
+      GemmRun run;
+      run.tile = tile;
+      run.split_k = 1 + static_cast<int>(number + tile) % dcn::kMostParts;
+      run.merged = each.merged;
+      run.nchw = number % 2 == 0;
+      const dcn::ConvShape merged = dcn::merged(shape_of(each.sizes), each.merged);
+      if (!dgrad_fits(merged, TypeParam::kKind, tile, run.split_k)) continue;
+      seed(number);
+      const Convolution conv(each.sizes, kBits<TypeParam>, /*spread=*/1.f, number);
+      const DgradResult result = this->check(conv, run, dcn::kHeavyBin, "merged");
+      EXPECT_EQ(result.irregular_tiles, 0);
+    }
+  }
+}
+
+// Of grad and of the offset.
+TYPED_TEST(Dgrad, NoNumberStaysInItsGroup) {
+  uint32_t number = 0;
+  for (const MergedSizes& each : kMergedSizes) {
+    ++number;
+    GemmRun run;
+    run.merged = each.merged;
+    run.nchw = number % 2 == 1;
+    Convolution conv(each.sizes, kBits<TypeParam>, /*spread=*/1.f, number);
+    const int outputs = conv.shape.output_pixels_per_image(), K = each.sizes.K;
+    conv.grad[2] = std::numeric_limits<float>::infinity();
+    conv.grad[(outputs / 2) * K + 5] = -std::numeric_limits<float>::infinity();
+    conv.grad[(outputs / 3) * K + K - 1] = std::numeric_limits<float>::quiet_NaN();
+    conv.offset[outputs + outputs / 4] = std::numeric_limits<float>::quiet_NaN();
+    const DgradResult result = this->check(conv, run, dcn::kHeavyBin, "no number in a group");
+    EXPECT_GT(result.irregular_tiles, 0);
+    const std::vector<double> wanted = conv.grad_input();
+    const auto finite = std::count_if(wanted.begin(), wanted.end(),
+                                      [](double value) { return std::isfinite(value); });
+    EXPECT_GT(finite, static_cast<int64_t>(wanted.size()) / 4) << number;
+    EXPECT_LT(finite, static_cast<int64_t>(wanted.size())) << number;
+  }
+}
+
+// Of light bins and of heavy ones.
+TYPED_TEST(Dgrad, NoNumberInACrowdStaysInItsGroup) {
+  Convolution conv(Sizes{1, 40, 12, 12, 48, 3, 3, 8}, kBits<TypeParam>, 0.f, 7);
+  crowd(conv, 3.f);
+  conv.grad[1000] = std::numeric_limits<float>::infinity();
+  conv.mask[80] = std::numeric_limits<float>::quiet_NaN();
+  GemmRun run;
+  run.merged = 8;
+  for (const int heavy : {4, 1 << 20}) {
+    const DgradResult result = this->check(conv, run, heavy, heavy == 4 ? "heavy" : "light");
+    EXPECT_EQ(result.heavy_bins > 0, heavy == 4);
+  }
 }
 
 // Nine blocks of 4 x 4 pixels: warps of the last tile that have none gather the last block too.

@@ -9,13 +9,13 @@
 
 namespace emulation {
 
-// Bins with more than `heavy` records are heavy.
+// Bins with more than `heavy` records are heavy. `merged`: convolution groups that run as one.
 template <class Math>
 class HostLists {
  public:
   using Element = typename Math::Element;
 
-  HostLists(const Convolution& conv, int heavy)
+  HostLists(const Convolution& conv, int heavy, int merged = 1)
       : starts(planes_of(conv.shape) * starts_of_plane(conv.shape)),
         records(dcn::kFirstRecord + conv.shape.output_pixels() * conv.shape.D * conv.shape.taps()),
         heavy_rows(0) {
@@ -45,9 +45,9 @@ class HostLists {
         for (const dcn::LandingRecord& record : own) records[next++] = record;
       }
     }
-    const dcn::ConvShape back = dcn::transposed(shape);
+    const dcn::ConvShape back = dcn::transposed(dcn::merged(shape, merged));
     heavy_rows =
-        padded_to_device<float>(sums, shape.K, shape.G, dcn::fused_layout(back, sizeof(Element)));
+        padded_to_device<float>(sums, shape.K, back.G, dcn::fused_layout(back, sizeof(Element)));
   }
 
   DeviceArray<uint32_t> starts;

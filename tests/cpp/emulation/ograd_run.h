@@ -14,14 +14,16 @@ struct OgradResult {
 };
 
 template <class Math>
-OgradResult run_ograd(const Convolution& conv, dcn::OgradChoice choice, int multiprocessors) {
+OgradResult run_ograd(const Convolution& conv, dcn::OgradChoice choice, int multiprocessors,
+                      int merged = 1) {
   using Element = typename Math::Element;
-  const dcn::ConvShape& shape = conv.shape;
+  const dcn::ConvShape shape = dcn::merged(conv.shape, merged);
   const dcn::FusedLayout layout = dcn::fused_layout(shape, sizeof(Element));
   const dcn::FusedLayout grad_layout = dcn::fused_layout(dcn::transposed(shape), sizeof(Element));
   auto image = padded_to_device<Element>(conv.image, shape.C, shape.G, layout);
   auto grad = padded_to_device<Element>(conv.grad, shape.K, shape.G, grad_layout);
-  auto packed = packed_weight<Math>(conv, /*transposed=*/true, dcn::kPieceChannels);
+  auto packed = packed_weight<Math>(conv, /*transposed=*/true, dcn::kPieceChannels,
+                                    /*channels_last=*/false, merged);
   auto offset = to_device<float>(conv.offset), mask = to_device<float>(conv.mask);
   DeviceArray<float> grad_offset(static_cast<int64_t>(conv.offset.size()));
   DeviceArray<float> grad_mask(static_cast<int64_t>(conv.mask.size()));

@@ -41,6 +41,28 @@ TYPED_TEST(Ograd, EveryTile) {
   }
 }
 
+TYPED_TEST(Ograd, MergedGroups) {
+  for (int tile = 0; tile < dcn::kOgradTileCount; ++tile) {
+    uint32_t number = 0;
+    for (const MergedSizes& each : kMergedSizes) {
+      ++number;
+      const dcn::OgradTile& chosen = dcn::kOgradTiles[tile];
+      const Convolution conv(each.sizes, kBits<TypeParam>, /*spread=*/2.f, number);
+      const bool ragged = dcn::ograd_ragged(dcn::merged(conv.shape, each.merged));
+      if (chosen.step_time(TypeParam::kKind) == 0 || (ragged && !chosen.ragged)) continue;
+      seed(number);
+      const dcn::OgradChoice choice{tile, 1 + static_cast<int>(number + tile) % 3};
+      const OgradResult result =
+          run_ograd<TypeParam>(conv, choice, /*multiprocessors=*/8, each.merged);
+      EXPECT_LT(error_of(result.offset, conv.grad_offset()), kTolerance<TypeParam>)
+          << "tile " << tile << ", sizes " << number;
+      if (!conv.has_mask) continue;
+      EXPECT_LT(error_of(result.mask, conv.grad_mask()), kTolerance<TypeParam>)
+          << "tile " << tile << ", sizes " << number;
+    }
+  }
+}
+
 // By few large CTAs, of several tiles each, as by many small ones.
 TYPED_TEST(Ograd, WeightPackedByFewCtas) {
   for (const Sizes& sizes : {Sizes{1, 64, 4, 5, 96, 3, 3}, Sizes{1, 160, 4, 5, 72, 3, 2, 2}}) {

@@ -16,13 +16,14 @@ struct OwgradResult {
 };
 
 template <class Math>
-OwgradResult run_owgrad(const Convolution& conv, int tile, int ctas) {
-  const dcn::ConvShape& shape = conv.shape;
+OwgradResult run_owgrad(const Convolution& conv, int tile, int ctas, int merged = 1) {
+  const dcn::ConvShape shape = dcn::merged(conv.shape, merged);
   const dcn::WgradPlan plan =
       dcn::plan_wgrad(shape, Math::kKind, /*multiprocessors=*/12, tile, ctas);
-  WgradArrays<Math> arrays(conv, plan);
+  WgradArrays<Math> arrays(conv, plan, merged);
   const dcn::FusedLayout& layout = arrays.layout;
-  auto packed = packed_weight<Math>(conv, /*transposed=*/true, dcn::kPieceChannels);
+  auto packed = packed_weight<Math>(conv, /*transposed=*/true, dcn::kPieceChannels,
+                                    /*channels_last=*/false, merged);
   DeviceArray<uint8_t> parts(dcn::owgrad_part_bytes(shape, layout, dcn::kWgradTiles[plan.tile]));
   DeviceArray<float> grad_offset(static_cast<int64_t>(conv.offset.size()));
   DeviceArray<float> grad_mask(static_cast<int64_t>(conv.mask.size()));
@@ -47,7 +48,8 @@ OwgradResult run_owgrad(const Convolution& conv, int tile, int ctas) {
   }
   allow_nothing();
   return {to_host(grad_offset, static_cast<int64_t>(conv.offset.size())),
-          to_host(grad_mask, static_cast<int64_t>(conv.mask.size())), arrays.weight_on_host(shape)};
+          to_host(grad_mask, static_cast<int64_t>(conv.mask.size())),
+          arrays.weight_on_host(conv.shape)};
 }
 
 }  // namespace emulation

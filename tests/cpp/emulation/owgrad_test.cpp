@@ -47,6 +47,17 @@ TYPED_TEST(Owgrad, EveryTile) {
   }
 }
 
+TYPED_TEST(Owgrad, MergedGroups) {
+  uint32_t number = 0;
+  for (const MergedSizes& each : kMergedSizes) {
+    const Convolution conv(each.sizes, kBits<TypeParam>, /*spread=*/2.f, ++number);
+    const dcn::ConvShape merged = dcn::merged(conv.shape, each.merged);
+    if (!dcn::why_not_owgrad(merged, TypeParam::kKind).empty()) continue;
+    SCOPED_TRACE("sizes " + std::to_string(number));
+    expect_gradients<TypeParam>(conv, run_owgrad<TypeParam>(conv, -1, 0, each.merged));
+  }
+}
+
 TYPED_TEST(Owgrad, NoNumberStaysWhereItBelongs) {
   Convolution conv(Sizes{1, 64, 9, 9, 64}, kBits<TypeParam>, 2.f, 1);
   conv.image[1000] = std::numeric_limits<float>::infinity();

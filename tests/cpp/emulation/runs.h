@@ -22,6 +22,22 @@ struct GemmRun {
   bool whole = false;                             // 3xTF32: the weight in one part
 };
 
+// Convolution groups of which so many run as one in the backward pass: 32 groups, depthwise with
+// one output channel a channel and with two, more inputs than outputs, ragged channels, an offset
+// group for each of the merged groups.
+struct MergedSizes {
+  int merged;
+  Sizes sizes;
+};
+constexpr MergedSizes kMergedSizes[] = {
+    {8, {1, 64, 9, 9, 64, 3, 3, 8}},
+    {64, {2, 128, 7, 11, 128, 3, 3, 128}},
+    {32, {1, 64, 9, 8, 128, 3, 3, 64, 1, 2, 1, 1, /*mask=*/false}},
+    {15, {1, 30, 7, 19, 45, 3, 3, 15}},
+    {4, {1, 80, 9, 9, 24, 5, 1, 8, 1, 1, 0, 2}},
+    {4, {1, 64, 9, 13, 32, 2, 3, 8, 2}},
+};
+
 // What every family of kernels is tested in.
 using Maths = testing::Types<dcn::MathF16, dcn::MathBF16, dcn::MathTf32, dcn::Math3xTf32>;
 
@@ -86,7 +102,7 @@ DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int
   params.weight = weight.data();
   params.prefetch[0] = dcn::prefetch_of(weight.data(), values.size() * sizeof(Element));
   params.merged = merged;
-  params.stride_g = int64_t{shape.output_channels_per_group()} * merged * stride_k;
+  params.stride_g = int64_t{shape.output_channels_per_group()} * stride_k;
   params.stride_k = transposed ? stride_c : stride_k;
   params.stride_c = transposed ? stride_k : stride_c;
   params.stride_r = int64_t{shape.S} * stride_tap;

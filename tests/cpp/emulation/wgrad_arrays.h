@@ -14,19 +14,21 @@ template <class Math>
 struct WgradArrays {
   using Element = typename Math::Element;
 
-  WgradArrays(const Convolution& conv, const dcn::WgradPlan& plan)
-      : layout(dcn::fused_layout(conv.shape, sizeof(Element))),
-        grad_layout(dcn::fused_layout(dcn::transposed(conv.shape), sizeof(Element))),
-        image(padded_to_device<Element>(conv.image, conv.shape.C, conv.shape.G, layout)),
-        grad(padded_to_device<Element>(conv.grad, conv.shape.K, conv.shape.G, grad_layout)),
+  // `merged`: convolution groups that run as one.
+  WgradArrays(const Convolution& conv, const dcn::WgradPlan& plan, int merged)
+      : shape(dcn::merged(conv.shape, merged)),
+        layout(dcn::fused_layout(shape, sizeof(Element))),
+        grad_layout(dcn::fused_layout(dcn::transposed(shape), sizeof(Element))),
+        image(padded_to_device<Element>(conv.image, shape.C, shape.G, layout)),
+        grad(padded_to_device<Element>(conv.grad, shape.K, shape.G, grad_layout)),
         offset(to_device<float>(conv.offset)),
         mask(to_device<float>(conv.mask)),
         partial(plan.partial_bytes),
         weight(static_cast<int64_t>(conv.weight.size())) {}
 
   void fill(const Convolution& conv, const dcn::WgradPlan& plan, dcn::WgradParams& params) {
-    const dcn::ConvShape& shape = conv.shape;
     params.shape = shape;
+    params.merged = conv.shape.G / shape.G;
     params.layout = layout;
     params.grad_layout = grad_layout;
     params.input = image.data();
@@ -34,7 +36,7 @@ struct WgradArrays {
     params.mask = map_of(shape, conv.has_mask ? mask.data() : nullptr, shape.D * shape.taps());
     params.grad = grad.data();
     params.grad_weight = weight.data();
-    const int64_t channels = shape.channels_per_group();
+    const int64_t channels = conv.shape.channels_per_group();
     channels_last = plan.ctas % 2 == 0;
     params.stride_k = channels * shape.taps();
     params.stride_c = channels_last ? 1 : shape.taps();
@@ -51,9 +53,9 @@ struct WgradArrays {
     }
   }
 
-  // Its gradient, [K, C/G, R, S].
-  std::vector<float> weight_on_host(const dcn::ConvShape& shape) {
-    const int64_t channels = shape.channels_per_group(), taps = shape.taps();
+  // Its gradient, [K, C/G, R, S], of the shape of the call.
+  std::vector<float> weight_on_host(const dcn::ConvShape& of_call) {
+    const int64_t channels = of_call.channels_per_group(), taps = shape.taps();
     const std::vector<float> stored = to_host(weight, shape.K * channels * taps);
     if (!channels_last) return stored;
     std::vector<float> result(stored.size());
@@ -64,6 +66,7 @@ struct WgradArrays {
     return result;
   }
 
+  const dcn::ConvShape shape;  // of merged groups
   const dcn::FusedLayout layout, grad_layout;
   DeviceArray<Element> image, grad;
   DeviceArray<float> offset, mask;

@@ -15,10 +15,10 @@ namespace emulation {
 
 // [K, C/G, R, S].
 template <class Math>
-std::vector<float> run_wgrad(const Convolution& conv, int tile, int ctas) {
-  const dcn::WgradPlan plan =
-      dcn::plan_wgrad(conv.shape, Math::kKind, /*multiprocessors=*/12, tile, ctas);
-  WgradArrays<Math> arrays(conv, plan);
+std::vector<float> run_wgrad(const Convolution& conv, int tile, int ctas, int merged = 1) {
+  const dcn::WgradPlan plan = dcn::plan_wgrad(dcn::merged(conv.shape, merged), Math::kKind,
+                                              /*multiprocessors=*/12, tile, ctas);
+  WgradArrays<Math> arrays(conv, plan, merged);
   dcn::WgradParams params{};
   arrays.fill(conv, plan, params);
   if (dcn::launch_wgrad_math<Math>(params, nullptr) != cudaSuccess ||

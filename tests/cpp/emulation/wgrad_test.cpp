@@ -39,6 +39,24 @@ TYPED_TEST(Wgrad, EveryTile) {
   }
 }
 
+TYPED_TEST(Wgrad, MergedGroups) {
+  uint32_t number = 0;
+  for (const MergedSizes& each : kMergedSizes) {
+    Convolution conv(each.sizes, kBits<TypeParam>, /*spread=*/2.f, ++number);
+    for (const bool numbers : {true, false}) {
+      if (!numbers) {
+        conv.image[5] = std::numeric_limits<float>::infinity();
+        conv.grad[9] = std::numeric_limits<float>::quiet_NaN();
+      }
+      for (const int ctas : {3, 8}) {  // one layout of the weight, and the other
+        EXPECT_LT(error_of(run_wgrad<TypeParam>(conv, -1, ctas, each.merged), conv.grad_weight()),
+                  kTolerance<TypeParam>)
+            << "sizes " << number << ", " << ctas << " CTAs";
+      }
+    }
+  }
+}
+
 TYPED_TEST(Wgrad, NoNumberStaysWhereItBelongs) {
   Convolution conv(Sizes{1, 64, 9, 9, 64}, kBits<TypeParam>, 2.f, 1);
   conv.image[1000] = std::numeric_limits<float>::infinity();

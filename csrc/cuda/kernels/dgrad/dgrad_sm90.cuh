@@ -4,6 +4,7 @@
 
 #include "../fused/gather_gemm_sm90.cuh"
 #include "block_gather.cuh"
+#include "dgrad_own_sum.cuh"
 #include "irregular_gather.cuh"
 
 namespace dcn {
@@ -73,6 +74,7 @@ template <class Math>
 struct IrregularDgradConfig : DgradConfig<Math, 0> {
   using Base = DgradConfig<Math, 0>;
   static_assert(kDgradTiles[0].pixels == kIrregularPixels);
+  using Output = MergedOutput<Math, DgradOwnSum<Math>>;
   using Gather = IrregularGather<Math>;
   using Weights = WeightRing<Base::kTileBytes, weight_parts(Math::kKind), kIrregularStages,
                              Base::kThreads / 32>;
@@ -108,6 +110,8 @@ cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
   const auto height = static_cast<uint32_t>(blocks_of(params.shape.P));
   const auto width = static_cast<uint32_t>(blocks_of(params.shape.Q));
   params.blocks = {height, width, Divisor(height * width), Divisor(2 * width)};
+  params.own_channels = params.shape.channels_per_group() / params.merged;
+  params.own_outputs = Divisor(params.shape.output_channels_per_group() / params.merged);
   if (tile == kIrregularDgrad) {
     params.channels_of_tile = kDgradTiles[0].channels;
     params.split_k = std::min(kMostParts, params.layout.steps);

@@ -1,7 +1,7 @@
 // The end of a tile of merged groups (fused_plan.h). Its weight is zero where an output and an
 // input channel are of different groups, but zero times infinity is NaN: where a row has a value
 // that is no number, no sum of the row is one (as in dgrad_sm90.cuh). Such a row is computed again,
-// from the channels that an output belongs to alone.
+// from the channels that an output belongs to alone, in f32.
 #pragma once
 
 #include "../layout/weight_order.cuh"
@@ -36,58 +36,15 @@ __device__ __forceinline__ float packed_weight(const FpropParams& params, int32_
   return weight;
 }
 
-// The sum of output k of a group at a pixel, the bias not included.
-template <class Math>
-__device__ __forceinline__ float sum_of_own(const MergedFpropParams& params, int32_t group,
-                                            int32_t k, OutputPixel at) {
-  using Element = typename Math::Element;
-  const ConvShape& shape = params.shape;
-  const FusedLayout& layout = params.layout;
-  const int32_t per_offset_group = shape.channels_per_offset_group();
-  const int32_t before = group * shape.channels_per_group();
-  const uint32_t row_elements = shape.W * layout.channels;
-  const Element* const image = static_cast<const Element*>(params.input) +
-                               int64_t{at.n} * shape.H * row_elements +
-                               group * layout.group_channels;
-  int32_t c = params.own_outputs.quotient(k) * params.own_channels;
-  const int32_t end = c + params.own_channels;
-  float sum = 0.f;
-  while (c < end) {  // channels that share their samples
-    const int32_t d = (before + c) / per_offset_group;
-    const int32_t last = min(end, (d + 1) * per_offset_group - before);
-#pragma unroll 1
-    for (int32_t tap = 0; tap < shape.taps(); ++tap) {
-      const int32_t r = params.kernel_width.quotient(tap), s = tap - r * shape.S;
-      const int32_t map = d * shape.taps() + tap;
-      const MapCursor<Math> offset(params.offset, at, 2 * map), mask(params.mask, at, map);
-      const FusedSample sample =
-          fused_sample(shape.origin_y(at.p, r) + offset.value(offset.load(0)),
-                       shape.origin_x(at.q, s) + offset.value(offset.load(1)),
-                       mask.absent() ? 1.f : mask.value(mask.load(0)), shape.H, shape.W,
-                       row_elements, layout.channels, /*image_base=*/0);
-#pragma unroll 2
-      for (int32_t i = c; i < last; ++i) {
-        const int32_t padded = padded_channel(layout, i);
-        float value = sample.weight.x * widen(image[sample.corner.x + padded]);
-        value = fmaf(sample.weight.y, widen(image[sample.corner.y + padded]), value);
-        value = fmaf(sample.weight.z, widen(image[sample.corner.z + padded]), value);
-        value = fmaf(sample.weight.w, widen(image[sample.corner.w + padded]), value);
-        if (sample.outside) value = 0.f;
-        sum = fmaf(value, packed_weight<Math>(params, group, k, padded, tap), sum);
-      }
-    }
-    c = last;
-  }
-  return sum;
-}
-
-template <class Math>
+// `Own` computes a sum from an output's own channels: of(params, group, output, pixel).
+template <class Math, class Own>
 class MergedOutput : public OutputTile<Math> {
   using Base = OutputTile<Math>;
   using Element = typename Math::Element;
+  using Params = typename Own::Params;
 
  public:
-  __device__ __forceinline__ MergedOutput(const MergedFpropParams& params, const float* bias,
+  __device__ __forceinline__ MergedOutput(const Params& params, const float* bias,
                                           uint8_t* exchange, int32_t group, int32_t first_channel,
                                           const TileRow& row, uint32_t run_rows)
       : Base(params, bias, exchange, group, first_channel, row, run_rows), params_(params) {}
@@ -103,7 +60,7 @@ class MergedOutput : public OutputTile<Math> {
   // `row_of`: that of this lane.
   template <class RowOf>
   __device__ __forceinline__ void end(RowOf row_of) const {
-    if (__all_sync(~0u, again_ == 0)) return;
+    if (params_.merged == 1 || __all_sync(~0u, again_ == 0)) return;
     ptx::wait_for_previous_grid();  // each thread reads the weight by itself
     __syncwarp();                   // other lanes have stored what is written over
     const TileRow row = row_of();
@@ -133,11 +90,11 @@ class MergedOutput : public OutputTile<Math> {
     if (k >= per_group) return;
     const int64_t step = params_.nchw ? shape.output_pixels_per_image() : 1;
     const float bias = Base::bias_[in_tile - 8 * (lane & 3)];
-    narrow(sum_of_own<Math>(params_, group, k, at) + bias,
+    narrow(Own::of(params_, group, k, at) + bias,
            static_cast<Element*>(params_.output)[origin + (group * per_group + k) * step]);
   }
 
-  const MergedFpropParams& params_;
+  const Params& params_;
   uint32_t again_ = 0;  // bit 2 * j + r: row g + 8 * r of store j
 };
 

@@ -42,7 +42,7 @@ struct PackWeightParams {
   FusedLayout layout;
   FusedMath math;
   const void* weight;                                        // [K, C/G, R, S]
-  int64_t stride_g, stride_k, stride_c, stride_r, stride_s;  // g: between groups
+  int64_t stride_g, stride_k, stride_c, stride_r, stride_s;  // g: of the weight
   int32_t tile_channels;
   bool for_mma_sync;       // the order of fprop_sm80, otherwise that of fprop_sm90
   bool beside_conversion;  // the kernel before converts the image, of which this one needs nothing
@@ -96,6 +96,7 @@ struct FpropParams {
 
 // The same for merged groups: those of the shape are several, with so many channels each.
 struct MergedFpropParams : FpropParams {
+  int32_t merged;
   int32_t own_channels;  // of the image
   Divisor own_outputs;
 };

@@ -64,7 +64,8 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t tile_in_group = tile - group * params.channel_tiles.value;
   const int32_t lane = threadIdx.x % 32, row = blockIdx.y * kRows + threadIdx.x / 32;
   const int32_t k = tile_in_group * params.tile_channels + tile_channel(row);
-  const int32_t first_c = params.own_outputs.quotient(k) * params.own_channels;
+  const int32_t own = params.own_outputs.quotient(k);  // of the merged groups
+  const int32_t own_k = k - own * params.own_outputs.value;
   const Element* from[kChannels];
   bool exists[kChannels];
 #pragma unroll
@@ -72,11 +73,13 @@ __global__ void __launch_bounds__(kThreads)
     const int32_t in_block = (slice * 32 + lane) * kChannels + e;
     const int32_t padded = block * layout.block_channels + in_block;
     const int32_t of_all = layout.padded() ? unpadded_channel(layout, padded) : padded;
-    const int32_t c = of_all - first_c;  // where k and c are of different groups, it is beyond
+    // Where k and c are of different groups, it is beyond.
+    const int32_t c = of_all - own * params.own_channels;
     exists[e] = k < shape.output_channels_per_group() && in_block < layout.block_channels &&
                 of_all >= 0 && static_cast<uint32_t>(c) < params.own_channels;
-    from[e] = static_cast<const Element*>(params.weight) + group * params.stride_g +
-              k * params.stride_k + c * params.stride_c;
+    from[e] = static_cast<const Element*>(params.weight) +
+              (group * params.merged + own) * params.stride_g + own_k * params.stride_k +
+              c * params.stride_c;
   }
 
   const int32_t tile_bytes = params.tile_channels * kSliceBytes;

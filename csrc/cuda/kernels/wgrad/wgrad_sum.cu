@@ -70,26 +70,34 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
   const int32_t first_tap = blockIdx.z * kPlanTaps;
   const int32_t taps = min(kPlanTaps, shape.taps() - first_tap);
   const int32_t output_channels = shape.output_channels_per_group();
-  // Where channel `in_slice` of the slice has its weight of a tap, for output channel 0; or null.
-  const auto weight_of = [&](int32_t in_slice, int32_t tap) -> Element* {
+  // The weights of channel `in_slice` of the slice, of a tap: where output channel 0 has its own,
+  // or would, and of which output channels there are some.
+  struct Weights {
+    Element* first = nullptr;
+    int32_t begin = 0;
+  };
+  const auto weights_of = [&](int32_t in_slice, int32_t tap) -> Weights {
     const int32_t block = slice / layout.slices;
     const int32_t in_block = (slice - block * layout.slices) * kSliceChannels + in_slice;
-    if (in_block >= layout.block_channels) return nullptr;
+    if (in_block >= layout.block_channels) return {};
     const int32_t padded = block * layout.block_channels + in_block;
     const int32_t channel = layout.padded() ? unpadded_channel(layout, padded) : padded;
-    if (channel < 0) return nullptr;
+    if (channel < 0) return {};
+    const int32_t own = params.own_channels.quotient(channel);  // of the merged groups
+    const int32_t c = channel - own * params.own_channels.value;
     const int32_t r = (first_tap + tap) / shape.S, s = first_tap + tap - r * shape.S;
-    return static_cast<Element*>(params.grad_weight) +
-           int64_t{group} * output_channels * params.stride_k + channel * params.stride_c +
-           r * params.stride_r + s * params.stride_s;
+    return {static_cast<Element*>(params.grad_weight) +
+                int64_t{group} * output_channels * params.stride_k + c * params.stride_c +
+                r * params.stride_r + s * params.stride_s,
+            own * params.own_outputs};
   };
   const int32_t tap = threadIdx.y, c = threadIdx.x % kChannels;
   const bool has_tap = tap < taps;
   // Where channels lie closer than taps, a warp stores those of its tap.
   const bool tap_by_tap = params.stride_s > params.stride_c;
-  Element* const weight = tap_by_tap && has_tap
-                              ? weight_of(place_of<Element>(c, 0, part_of_slice, 0).channel, tap)
-                              : nullptr;
+  const Weights weights = tap_by_tap && has_tap
+                              ? weights_of(place_of<Element>(c, 0, part_of_slice, 0).channel, tap)
+                              : Weights{};
   const int32_t together = params.unit_slices, first_slice = slice / together * together;
   const int32_t unit =
       first_slice * shape.taps() + (first_tap + tap) * together + slice - first_slice;
@@ -137,14 +145,15 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
     }
     __syncthreads();
 
-    const auto store = [&](int32_t of_tap, const Place& at, Element* weight) {
-      if (weight == nullptr || at.k >= output_channels) return;
+    const auto store = [&](int32_t of_tap, const Place& at, const Weights& weights) {
+      const auto own_k = static_cast<uint32_t>(at.k - weights.begin);
+      if (weights.first == nullptr || own_k >= params.own_outputs) return;
       float sum = sums[0][of_tap][at.sum];
 #pragma unroll 1
       for (int part = 1; part < static_cast<int>(blockDim.z); ++part) {
         sum += sums[part][of_tap][at.sum];
       }
-      narrow(sum, weight[at.k * params.stride_k]);
+      narrow(sum, weights.first[at.k * params.stride_k]);
     };
     if (tap_by_tap) {
       constexpr int kRows = 32 / kChannels;
@@ -152,7 +161,7 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
       for (int j = 0; j < kOutputs / kRows; ++j) {
         const int32_t k = kRows * j + threadIdx.x / kChannels;
         if (j % blockDim.z == threadIdx.z) {
-          store(tap, place_of<Element>(c, k, part_of_slice, k_block), weight);
+          store(tap, place_of<Element>(c, k, part_of_slice, k_block), weights);
         }
       }
     } else {
@@ -161,7 +170,7 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
         const int32_t outer = i / taps, of_tap = i - outer * taps;
         const Place at =
             place_of<Element>(outer % kChannels, outer / kChannels, part_of_slice, k_block);
-        store(of_tap, at, weight_of(at.channel, of_tap));
+        store(of_tap, at, weights_of(at.channel, of_tap));
       }
     }
     __syncthreads();  // the sums have been read
