@@ -135,3 +135,10 @@ DTYPES = {
 
 def named(name: str) -> Case:
     return next(case for case in CASES if case.name == name)
+
+
+def requested_bytes(which: str) -> int:
+    """Of device memory, at the moment ("current") or at most ("peak"). What PyTorch's allocator
+    calls allocated are the blocks that it hands out: up to a MiB larger, by what was freed before.
+    """
+    return torch.cuda.memory_stats()[f"requested_bytes.all.{which}"]

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from cases import LEAVES, Case, named
+from cases import LEAVES, Case, named, requested_bytes
 
 import dcn
 from dcn.layers import LAYERS
@@ -274,12 +274,12 @@ def test_memory_beyond_inputs_and_outputs(layer):
     torch.cuda.synchronize()
 
     def peak(function):
-        before = torch.cuda.memory_allocated()
+        before = requested_bytes("current")
         torch.cuda.reset_peak_memory_stats()
         results = function()
         torch.cuda.synchronize()
         kept = sum(tensor.numel() * tensor.element_size() for tensor in results)
-        return results, torch.cuda.max_memory_allocated() - before - kept
+        return results, requested_bytes("peak") - before - kept
 
     (out,), extra = peak(lambda: [dcn.deform_conv2d(**leaves, **case.geometry)])
     assert extra <= 64 << 20, f"forward: {extra / 2**20:.0f} MiB"

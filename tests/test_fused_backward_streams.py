@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from cases import LEAVES, Case
+from cases import LEAVES, Case, requested_bytes
 from fused_cases import (
     EACH_ARITHMETIC,
     FEW,
@@ -267,13 +267,13 @@ def test_memory_is_that_of_the_plan(case, kind):
     run_backward(case, kind, tensors, grad)
     plan = dcn.last_plan()
     torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
+    before = requested_bytes("current")
     torch.cuda.reset_peak_memory_stats()
     values = run_backward(case, kind, tensors, grad)
     torch.cuda.synchronize()
     results = sum(value.numel() * value.element_size() for value in values.values())
-    extra = torch.cuda.max_memory_allocated() - before - results
+    extra = requested_bytes("peak") - before - results
     planned = plan.workspace_bytes + plan.accumulator_bytes
     assert extra <= planned + 16 * 512, (extra, planned)  # roundings
     del values
-    assert torch.cuda.memory_allocated() == before
+    assert requested_bytes("current") == before
