@@ -24,10 +24,12 @@ constexpr int64_t kPartBytesPerNs = 1000;
 // product takes 20 to 30 us for 16384 pixels and 9 taps, im2col_gemm 1.6 us for each channel of
 // groups of 8, and 3.6 us depthwise (H200, bf16).
 constexpr int64_t kLeastChannels = 20;
-// By im2col_gemm and by fused (H200, us, bf16 and f32): 2 x 160 channels in 8 groups, 64 x 64 (472
-// million products) 252 and 92, 469 and 244; 2 x 64 in 2 groups (302 million) 81 and 85, 258 and
-// 134; 1 x 256 in 32 groups, 32 x 32 (151 million) 79 and 85, 99 and 127.
-constexpr int64_t kLeastMergedProducts = int64_t{1} << 28;
+// A smaller call lasts as long as its launches. By im2col_gemm and by fused (H200, us, bf16, tf32
+// and f32): 2 x 96 channels in 96 groups, 7x7 (2 billion products) 810 and 179, 881 and 271, 885
+// and 367; 1 x 256 in 8 groups of 16 to 32, 60 x 60 (265 million) 75 and 81, 93 and 82, 145 and 95;
+// 2 x 48 in 4 groups, 64 x 64 (170 million) 128 and 88, 144 and 82, 233 and 135; 1 x 256 in 32
+// groups, 32 x 32 (151 million) 79 and 85, 62 and 87, 99 and 127.
+constexpr int64_t kLeastMergedProducts = 160'000'000;
 
 // Where fused is quicker than im2col_gemm (H200, 3x3 kernels). A smaller call lasts as long as its
 // dozen launches: 2 x 64 x 32 x 32 takes 71 us by im2col_gemm, 99 by fused; with 3xTF32, where
@@ -35,13 +37,21 @@ constexpr int64_t kLeastMergedProducts = int64_t{1} << 28;
 // channels, products in proportion to their square, and cuBLAS multiplies better than these kernels
 // do: at 512 x 256 channels both take the same, at 512 x 512 fused takes 1.6 times as long in 16
 // bits and 1.7 in tf32; with 3xTF32 0.92 times.
-int64_t least_products(const ConvShape& shape, FusedMath math, int merges) {
-  if (merges > 1) return kLeastMergedProducts;
+int64_t least_products(const ConvShape& shape, FusedMath math) {
   const bool small = math == FusedMath::k3xTf32 && shape.taps() >= kPlanTaps && !scatters(shape);
   return int64_t{1} << (small ? 26 : 29);
 }
 constexpr int32_t most_channels(FusedMath math) {  // in or out, whichever are fewer
   return math == FusedMath::k3xTf32 ? 512 : 256;
+}
+
+int64_t products(const ConvShape& shape) {
+  return shape.output_pixels() * shape.output_channels_per_group() * shape.gemm_k() * shape.G;
+}
+
+// Whether each group by itself fills tiles well enough.
+bool groups_fill_tiles(const ConvShape& shape, FusedMath math) {
+  return worth_fused(shape, math) && worth_fused(transposed(shape), math);
 }
 
 // The channels of a tile share their samples.
@@ -231,20 +241,18 @@ FusedBackwardPlan plan_fused_backward(const ConvShape& of_call, FusedMath math, 
 // H200, bf16, gathered and in fixed point: 2 x 64 x 32 x 32 takes 39 and 75 us, 2 x 512 x 25 x 42
 // 138 and 236.
 bool worth_gather(const ConvShape& shape, FusedMath math) {
-  if (worth_fused(shape, math) && worth_fused(transposed(shape), math)) return true;
+  if (groups_fill_tiles(shape, math)) return true;
   const int merges = merged_backward_groups(shape, math);
   return merges > 1 && kLeastChannels * slice_products(merged(shape, merges), math) <= shape.C;
 }
 
-bool worth_fused_backward(const ConvShape& of_call, FusedMath math) {
-  if (!worth_gather(of_call, math)) return false;
-  const int merges = merged_backward_groups(of_call, math);
-  const ConvShape shape = merged(of_call, merges);
-  if (scatters(shape) && !worth_scatter(shape)) return false;
-  const int64_t products =
-      shape.output_pixels() * shape.output_channels_per_group() * shape.gemm_k() * shape.G;
+bool worth_fused_backward(const ConvShape& shape, FusedMath math) {
+  if (!worth_gather(shape, math) || (scatters(shape) && !worth_scatter(shape))) return false;
   const int32_t channels = std::min(shape.channels_per_group(), shape.output_channels_per_group());
-  return products >= least_products(shape, math, merges) && channels <= most_channels(math);
+  if (channels > most_channels(math)) return false;
+  if (groups_fill_tiles(shape, math) && products(shape) >= least_products(shape, math)) return true;
+  const int merges = merged_backward_groups(shape, math);
+  return merges > 1 && products(merged(shape, merges)) >= kLeastMergedProducts;
 }
 
 std::string why_not_fused_backward(const ConvShape& of_call, FusedMath math,

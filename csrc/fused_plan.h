@@ -55,7 +55,7 @@ bool takes_packed_weight(const FusedPlan& plan);
 // Whether fused is quicker than writing columns: it multiplies whole tiles, so small groups are
 // mostly zeros.
 bool worth_fused(const ConvShape& shape, FusedMath math);
-// The same of the forward pass, which merges small groups.
+// The same of the forward pass, with small groups merged.
 bool worth_fused_forward(const ConvShape& shape, FusedMath math, int compute_capability);
 
 // Empty, or why fused is not for a pass of this shape.

@@ -186,6 +186,10 @@ TEST(Plan, SmallGroupsAreMerged) {
   shape = layer(1, 256, 32, 32, 256);
   shape.G = 32;
   EXPECT_FALSE(worth_fused_backward(shape, FusedMath::kF16));  // a small call
+  shape = layer(1, 32, 122, 122, 32);
+  shape.G = 2;  // so is this one, but in f32 each group is worth it by itself
+  EXPECT_FALSE(worth_fused_backward(shape, FusedMath::kF16));
+  EXPECT_TRUE(worth_fused_backward(shape, FusedMath::k3xTf32));
   shape = layer(4, 17 * 5, 64, 64, 17 * 5);
   shape.G = 17;  // which no number divides
   EXPECT_EQ(merged_backward_groups(shape, FusedMath::kF16), 1);

@@ -23,8 +23,8 @@ struct GemmRun {
 };
 
 // Convolution groups of which so many run as one in the backward pass: 32 groups, depthwise with
-// one output channel a channel and with two, more inputs than outputs, ragged channels, an offset
-// group for each of the merged groups.
+// one output channel a channel and with two, ragged channels, more inputs than outputs and more
+// taps than a chunk has, an offset group for each of the merged groups.
 struct MergedSizes {
   int merged;
   Sizes sizes;
@@ -34,7 +34,7 @@ constexpr MergedSizes kMergedSizes[] = {
     {64, {2, 128, 7, 11, 128, 3, 3, 128}},
     {32, {1, 64, 9, 8, 128, 3, 3, 64, 1, 2, 1, 1, /*mask=*/false}},
     {15, {1, 30, 7, 19, 45, 3, 3, 15}},
-    {4, {1, 80, 9, 9, 24, 5, 1, 8, 1, 1, 0, 2}},
+    {4, {1, 80, 9, 9, 24, 5, 3, 8, 1, 1, 0, 2}},
     {4, {1, 64, 9, 13, 32, 2, 3, 8, 2}},
 };
 

@@ -17,39 +17,56 @@ struct DgradOwnSum {
     const ConvShape& shape = params.shape;  // P x Q are the pixels of the image
     const FusedLayout& layout = params.layout;
     const int32_t first = params.own_outputs.quotient(c) * params.own_channels;
+    const int32_t end = first + params.own_channels;
     const auto* const grad =
         static_cast<const Element*>(params.input) + group * layout.group_channels;
     float sum = 0.f;
-    const auto add = [&](const auto* row, float weight, int32_t tap) {
+    // Some channels at a time, whose loads are on their way together.
+    constexpr int kAtOnce = 4;
 #pragma unroll 1
-      for (int32_t i = first; i < first + params.own_channels; ++i) {
-        const int32_t padded = padded_channel(layout, i);
-        sum = fmaf(weight * widen(row[padded]), packed_weight<Math>(params, group, c, padded, tap),
-                   sum);
-      }
-    };
+    for (int32_t i = first; i < end; i += kAtOnce) {
+      int32_t padded[kAtOnce];
+#pragma unroll
+      for (int e = 0; e < kAtOnce; ++e) padded[e] = padded_channel(layout, min(i + e, end - 1));
 #pragma unroll 1
-    for (int32_t tap = 0; tap < shape.taps(); ++tap) {
-      const uint32_t* const starts = starts_of(params, tap) + int64_t{at.n} * params.plane_starts;
-#pragma unroll 1
-      for (int corner = 0; corner < 4; ++corner) {  // that the pixel is, of a sample
-        const uint32_t* const bin =
-            starts + (at.p + (corner & 2 ? 0 : 1)) * (shape.Q + 1) + at.q + (corner & 1 ? 0 : 1);
-        const uint32_t begin = __ldg(bin) & ~kHeavyStart, end = __ldg(bin + 1) & ~kHeavyStart;
-        if ((__ldg(bin) & kHeavyStart) != 0) {
-          const uint32_t heavy = __float_as_uint(load_record(params, begin).mask);
-          add(params.lists.heavy_rows + (int64_t{heavy} * 4 + corner) * layout.channels +
-                  group * layout.group_channels,
-              1.f, tap);
-          continue;
+      for (int32_t tap = 0; tap < shape.taps(); ++tap) {
+        float weight[kAtOnce];
+#pragma unroll
+        for (int e = 0; e < kAtOnce; ++e) {
+          weight[e] = packed_weight<Math>(params, group, c, padded[e], tap);
         }
+        const auto add = [&](const auto* row, float share) {
+          float value[kAtOnce];
+#pragma unroll
+          for (int e = 0; e < kAtOnce; ++e) value[e] = widen(row[padded[e]]);
+#pragma unroll
+          for (int e = 0; e < kAtOnce; ++e) {
+            if (i + e < end) sum = fmaf(share * value[e], weight[e], sum);
+          }
+        };
+        const uint32_t* const starts = starts_of(params, tap) + int64_t{at.n} * params.plane_starts;
 #pragma unroll 1
-        for (uint32_t i = begin; i < end; ++i) {
-          const LandingRecord record = load_record(params, i);
-          const float ly = floored(record.y).fraction, lx = floored(record.x).fraction;
-          const float weight = (corner & 2 ? ly : 1.f - ly) * (corner & 1 ? lx : 1.f - lx);
-          add(grad + int64_t{record.row} * layout.channels, weight * record.mask, tap);
+        for (int corner = 0; corner < 4; ++corner) {  // that the pixel is, of a sample
+          const uint32_t* const bin =
+              starts + (at.p + (corner & 2 ? 0 : 1)) * (shape.Q + 1) + at.q + (corner & 1 ? 0 : 1);
+          const uint32_t start = __ldg(bin), begin = start & ~kHeavyStart;
+          if (start != begin) {
+            const uint32_t heavy = __float_as_uint(load_record(params, begin).mask);
+            add(params.lists.heavy_rows + (int64_t{heavy} * 4 + corner) * layout.channels +
+                    group * layout.group_channels,
+                1.f);
+            continue;
+          }
+          const uint32_t behind = __ldg(bin + 1) & ~kHeavyStart;
+#pragma unroll 1
+          for (uint32_t j = begin; j < behind; ++j) {
+            const LandingRecord record = load_record(params, j);
+            const float ly = floored(record.y).fraction, lx = floored(record.x).fraction;
+            const float share = (corner & 2 ? ly : 1.f - ly) * (corner & 1 ? lx : 1.f - lx);
+            add(grad + int64_t{record.row} * layout.channels, share * record.mask);
+          }
         }
+        if (sum != sum) return sum;  // stays NaN: where nothing is a number, all is done soon
       }
     }
     return sum;

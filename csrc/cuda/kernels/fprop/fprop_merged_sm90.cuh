@@ -49,6 +49,7 @@ struct FpropOwnSum {
           if (sample.outside) value = 0.f;
           sum = fmaf(value, packed_weight<Math>(params, group, k, padded, tap), sum);
         }
+        if (sum != sum) return sum;  // stays NaN: where nothing is a number, all is done soon
       }
       c = last;
     }
