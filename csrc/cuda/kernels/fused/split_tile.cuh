@@ -113,9 +113,11 @@ __device__ __forceinline__ void store_split_tile(typename Config::Output& out,
         }
       }
     }
+    // Before the last store, for which the others need not wait.
+    if (j == own.end - 1) ptx::cluster_arrive();
     out.store(first_store + j, total);
   }
-  ptx::cluster_arrive();
+  if (own.first == own.end) ptx::cluster_arrive();
   ptx::cluster_wait();  // the others have read
 }
 
