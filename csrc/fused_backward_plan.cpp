@@ -165,19 +165,21 @@ int64_t workspace_bytes(const FusedBackwardPlan& plan, const ConvShape& shape) {
 
 int merged_backward_groups(const ConvShape& shape, FusedMath math) {
   const int32_t channels = std::max(shape.channels_per_group(), shape.output_channels_per_group());
-  const auto products = [&](const ConvShape& run) {
+  const int32_t most = std::min(shape.G, kPieceChannels / channels);
+  if (most < 2) return 1;
+  const auto both_ways = [&](const ConvShape& run) {
     return slice_products(run, math) + slice_products(transposed(run), math);
   };
-  const int32_t most = std::min(shape.G, kPieceChannels / channels);
   int best = 1;
-  int64_t least = products(shape) - 1;
+  int64_t least = both_ways(shape) - 1;
   for (int32_t groups = 2; groups <= most; ++groups) {
     if (shape.G % groups != 0) continue;
     const ConvShape run = merged(shape, groups);
     if (run.channels_per_offset_group() % run.channels_per_group() != 0) continue;
-    if (products(run) > least) continue;
+    const int64_t multiplied = both_ways(run);
+    if (multiplied > least) continue;
     best = groups;
-    least = products(run);
+    least = multiplied;
   }
   return best;
 }
@@ -247,12 +249,13 @@ bool worth_gather(const ConvShape& shape, FusedMath math) {
 }
 
 bool worth_fused_backward(const ConvShape& shape, FusedMath math) {
-  if (!worth_gather(shape, math) || (scatters(shape) && !worth_scatter(shape))) return false;
+  if (scatters(shape) && !worth_scatter(shape)) return false;
   const int32_t channels = std::min(shape.channels_per_group(), shape.output_channels_per_group());
   if (channels > most_channels(math)) return false;
   if (groups_fill_tiles(shape, math) && products(shape) >= least_products(shape, math)) return true;
   const int merges = merged_backward_groups(shape, math);
-  return merges > 1 && products(merged(shape, merges)) >= kLeastMergedProducts;
+  return merges > 1 && products(merged(shape, merges)) >= kLeastMergedProducts &&
+         worth_gather(shape, math);
 }
 
 std::string why_not_fused_backward(const ConvShape& of_call, FusedMath math,

@@ -17,7 +17,22 @@ constexpr Sizes kSizes[] = {
 };
 
 template <class Math>
-class Ograd : public testing::Test {};
+class Ograd : public testing::Test {
+ protected:
+  // Whether the tile is compiled, and for this number of channels. `shape`: of the run.
+  static bool fits(const dcn::OgradTile& tile, const dcn::ConvShape& shape) {
+    return tile.step_time(Math::kKind) > 0 && (!dcn::ograd_ragged(shape) || tile.ragged);
+  }
+  static void check(const Convolution& conv, const dcn::OgradChoice& choice, int merged,
+                    uint32_t number) {
+    const OgradResult result = run_ograd<Math>(conv, choice, /*multiprocessors=*/8, merged);
+    EXPECT_LT(error_of(result.offset, conv.grad_offset()), kTolerance<Math>)
+        << "tile " << choice.tile << ", sizes " << number;
+    if (!conv.has_mask) return;
+    EXPECT_LT(error_of(result.mask, conv.grad_mask()), kTolerance<Math>)
+        << "tile " << choice.tile << ", sizes " << number;
+  }
+};
 TYPED_TEST_SUITE(Ograd, Maths);
 
 TYPED_TEST(Ograd, EveryTile) {
@@ -25,18 +40,11 @@ TYPED_TEST(Ograd, EveryTile) {
     uint32_t number = 0;
     for (const Sizes& sizes : kSizes) {
       ++number;
-      const dcn::OgradTile& chosen = dcn::kOgradTiles[tile];
       const Convolution conv(sizes, kBits<TypeParam>, /*spread=*/2.f, number);
-      const bool compiled = chosen.step_time(TypeParam::kKind) > 0;
-      if (!compiled || (dcn::ograd_ragged(conv.shape) && !chosen.ragged)) continue;
+      if (!this->fits(dcn::kOgradTiles[tile], conv.shape)) continue;
       seed(number);
       const dcn::OgradChoice choice{tile, 1 + static_cast<int>(number + tile) % 3};
-      const OgradResult result = run_ograd<TypeParam>(conv, choice, /*multiprocessors=*/8);
-      EXPECT_LT(error_of(result.offset, conv.grad_offset()), kTolerance<TypeParam>)
-          << "tile " << tile << ", sizes " << number;
-      if (!conv.has_mask) continue;
-      EXPECT_LT(error_of(result.mask, conv.grad_mask()), kTolerance<TypeParam>)
-          << "tile " << tile << ", sizes " << number;
+      this->check(conv, choice, /*merged=*/1, number);
     }
   }
 }
@@ -46,19 +54,11 @@ TYPED_TEST(Ograd, MergedGroups) {
     uint32_t number = 0;
     for (const MergedSizes& each : kMergedSizes) {
       ++number;
-      const dcn::OgradTile& chosen = dcn::kOgradTiles[tile];
       const Convolution conv(each.sizes, kBits<TypeParam>, /*spread=*/2.f, number);
-      const bool ragged = dcn::ograd_ragged(dcn::merged(conv.shape, each.merged));
-      if (chosen.step_time(TypeParam::kKind) == 0 || (ragged && !chosen.ragged)) continue;
+      if (!this->fits(dcn::kOgradTiles[tile], dcn::merged(conv.shape, each.merged))) continue;
       seed(number);
       const dcn::OgradChoice choice{tile, 2 + static_cast<int>(number + tile) % 2};
-      const OgradResult result =
-          run_ograd<TypeParam>(conv, choice, /*multiprocessors=*/8, each.merged);
-      EXPECT_LT(error_of(result.offset, conv.grad_offset()), kTolerance<TypeParam>)
-          << "tile " << tile << ", sizes " << number;
-      if (!conv.has_mask) continue;
-      EXPECT_LT(error_of(result.mask, conv.grad_mask()), kTolerance<TypeParam>)
-          << "tile " << tile << ", sizes " << number;
+      this->check(conv, choice, each.merged, number);
     }
   }
 }

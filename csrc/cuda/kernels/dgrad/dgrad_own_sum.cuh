@@ -61,8 +61,7 @@ struct DgradOwnSum {
 #pragma unroll 1
           for (uint32_t j = begin; j < behind; ++j) {
             const LandingRecord record = load_record(params, j);
-            const float ly = floored(record.y).fraction, lx = floored(record.x).fraction;
-            const float share = (corner & 2 ? ly : 1.f - ly) * (corner & 1 ? lx : 1.f - lx);
+            const float share = corner_weight(record, corner);
             add(grad + int64_t{record.row} * layout.channels, share * record.mask);
           }
         }

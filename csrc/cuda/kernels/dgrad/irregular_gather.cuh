@@ -168,8 +168,7 @@ class IrregularGather {
       }
 #pragma unroll
       for (int i = 0; i < kInFlight; ++i) {
-        const float ly = floored(record[i].y).fraction, lx = floored(record[i].x).fraction;
-        const float weight = (corner[i] & 2 ? ly : 1.f - ly) * (corner[i] & 1 ? lx : 1.f - lx);
+        const float weight = corner_weight(record[i], corner[i]);
         if (first + i < count) add_row(weight * record[i].mask, vector[i], sums);
       }
     }

@@ -24,4 +24,12 @@ __device__ __forceinline__ LandingRecord load_record(const DgradParams& params, 
   return {v.x, __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w)};
 }
 
+// The weight of a corner of a record's sample, the mask not included.
+__device__ __forceinline__ float corner_weight(const LandingRecord& record, int corner) {
+  Sample<float> sample{};
+  sample.ly = floored(record.y).fraction;
+  sample.lx = floored(record.x).fraction;
+  return sample.weight(corner);
+}
+
 }  // namespace dcn
