@@ -32,6 +32,35 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t phase) {
       : "memory");
 }
 
+// A number that is the same in all lanes of a warp, which the compiler then knows.
+__device__ __forceinline__ int of_warp(int value) { return __reduce_or_sync(~0u, value); }
+// Whether this is the one lane of the warp that does something for all.
+__device__ __forceinline__ bool elected() {
+  uint32_t is;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "elect.sync _|p, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}" : "=r"(is));
+  return is != 0;
+}
+
+// Whether a wait for this phase would end at once.
+__device__ __forceinline__ bool barrier_passes(uint32_t barrier, uint32_t phase) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(done)
+      : "r"(barrier), "r"(phase)
+      : "memory");
+  return done != 0;
+}
+
 // The barrier's phase completes when this many bytes are there, besides its arrivals: this is one.
 __device__ __forceinline__ void expect_bytes(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)

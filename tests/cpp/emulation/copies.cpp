@@ -91,9 +91,12 @@ void barrier_expect(uint32_t barrier, uint32_t bytes) {
   at(barrier).bytes += bytes;
   arrive(at(barrier));
 }
+bool barrier_passes(uint32_t barrier, uint32_t parity) {
+  return at(barrier).phases % 2 != (parity & 1);
+}
 void barrier_wait(uint32_t barrier, uint32_t parity) {
   const Barrier& waited = at(barrier);
-  while (waited.phases % 2 == (parity & 1)) wait_while(&waited.phases, waited.phases);
+  while (!barrier_passes(barrier, parity)) wait_while(&waited.phases, waited.phases);
   dawdle();
 }
 

@@ -75,6 +75,7 @@ void barrier_init(uint32_t barrier, uint32_t arrivals);
 void barrier_arrive(uint32_t barrier);
 void barrier_expect(uint32_t barrier, uint32_t bytes);
 void barrier_wait(uint32_t barrier, uint32_t parity);
+bool barrier_passes(uint32_t barrier, uint32_t parity);
 void bulk_add(float* to, uint32_t from, uint32_t bytes);
 void finish_bulk_adds();  // of this thread
 void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier);

@@ -17,6 +17,9 @@ inline void barrier_arrive(uint32_t barrier) { emulation::barrier_arrive(barrier
 inline void barrier_wait(uint32_t barrier, uint32_t phase) {
   emulation::barrier_wait(barrier, phase);
 }
+inline bool barrier_passes(uint32_t barrier, uint32_t phase) {
+  return emulation::barrier_passes(barrier, phase);
+}
 inline void barrier_poll(uint32_t barrier, uint32_t phase) {
   emulation::barrier_wait(barrier, phase);
 }
@@ -106,6 +109,14 @@ inline uint32_t round_to_tf32(float value) {
   const uint32_t bits = __float_as_uint(value);
   const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
   return finite ? (bits + 0x1000u) & ~0x1fffu : bits;
+}
+inline int of_warp(int value) {
+  if (__shfl_sync(~0u, value, 0) != value) emulation::fail("lanes differ");
+  return value;
+}
+inline bool elected() {
+  __syncwarp();
+  return emulated_lane() == 0;
 }
 // From the lane's own.
 inline int kept(int value) { return __shfl_sync(~0u, value, emulated_lane()); }

@@ -20,6 +20,7 @@ struct WindowPlace {
   uint4 limits;     // y, x, rows and columns of the corners 0 that the window serves
   int32_t columns;  // of the window
   int32_t image;
+  int32_t slice;  // that the window holds: bytes from the group
 };
 
 // Around the tile; not all of it, where shared memory has not the room. `own`: the pixel of this
@@ -37,17 +38,18 @@ __device__ __forceinline__ WindowPlace place_window(const ConvShape& shape, Outp
       min(shape.origin_y(last.p, shape.R - 1) + kWindowMargin + 2 - y, kWindowPixels / 2);
   const int32_t columns =
       min(shape.origin_x(last.q, shape.S - 1) + kWindowMargin + 2 - x, kWindowPixels / rows);
-  return {make_uint4(y, x, rows - 1, columns - 1), columns, first.n};
+  return {make_uint4(y, x, rows - 1, columns - 1), columns, first.n, 0};
 }
 
-// `slice`: bytes from the group. A warp copies whole rows, four pixels a copy.
+// Asks for a slice, where no warp reads another one any more. A warp copies whole rows, four pixels
+// a copy.
 template <int kElementBytes>
-__device__ __forceinline__ void fill_window(const FpropParams& params, const WindowPlace& place,
-                                            int32_t group, int32_t slice, int lane,
-                                            SliceWindow& window) {
+__device__ __forceinline__ void ask_for_window(const FpropParams& params, WindowPlace& place,
+                                               int32_t group, int32_t slice, int lane,
+                                               SliceWindow& window) {
   constexpr int kPixels = 32 / kSliceVectors;
   const ConvShape& shape = params.shape;
-  __syncthreads();  // no warp reads the slice before
+  place.slice = slice;
   const uint4 limits = place.limits;
   const int32_t pixel = lane / kSliceVectors, byte = lane % kSliceVectors * kVectorBytes;
   const int32_t pixel_bytes = params.layout.channels * kElementBytes;
@@ -77,6 +79,8 @@ __device__ __forceinline__ void fill_window(const FpropParams& params, const Win
       to += kPixels * kSliceBytes;
     }
   }
+}
+__device__ __forceinline__ void wait_for_window() {
   ptx::wait_for_copies();
   __syncthreads();
 }

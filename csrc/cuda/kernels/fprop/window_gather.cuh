@@ -47,27 +47,20 @@ class WindowGather {
     kernel_row_ = params_.kernel_width.quotient(at.tap);
     kernel_column_ = at.tap - kernel_row_ * shape.S;
     plan_.window = place_window<kWindowPixels>(shape, row.at, window_);
-    filled_ = false;
+    ask_for_window<kElementBytes>(params_, plan_.window, group_, slice_, unkept(lane_), window_);
     exists_ = __any_sync(~0u, row.exists);
-    if (!exists_) return;
-    OutputPixel pixel[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int from = lane_ / 4 + 8 * r;
-      pixel[r] = {row.at.n, row.at.p, __shfl_sync(~0u, row.at.q, from)};
-    }
-    y_ = shape.origin_y(row.at.p, kernel_row_);
-    x_ = shape.origin_x(pixel[0].q, kernel_column_);
-    maps_.begin(row.at, pixel, at);
+    if (exists_) begin_maps(row, at);
+    wait_for_window();
   }
 
   // `wait`: for the multiplications of the step before, whose registers the values take.
   template <class Wait>
   __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more, Wait wait) {
-    if (!filled_) {
-      fill_window<kElementBytes>(params_, plan_.window, group_, slice_, unkept(lane_), window_);
+    if ((kernel_row_ | kernel_column_) == 0 && plan_.window.slice != slice_) {
+      __syncthreads();  // no warp reads the slice before
+      ask_for_window<kElementBytes>(params_, plan_.window, group_, slice_, unkept(lane_), window_);
+      wait_for_window();
     }
-    filled_ = true;
     if (maps_.shared()) {
       step<1>(value, more, wait);
     } else {
@@ -81,6 +74,18 @@ class WindowGather {
     float y, x, mask;
   };
   static constexpr int kElementBytes = sizeof(typename Math::Element);
+
+  __device__ __forceinline__ void begin_maps(const TileRow& row, FusedStep at) {
+    OutputPixel pixel[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const int from = lane_ / 4 + 8 * r;
+      pixel[r] = {row.at.n, row.at.p, __shfl_sync(~0u, row.at.q, from)};
+    }
+    y_ = params_.shape.origin_y(row.at.p, kernel_row_);
+    x_ = params_.shape.origin_x(pixel[0].q, kernel_column_);
+    maps_.begin(row.at, pixel, at);
+  }
 
   // kSamples: of a lane, for each of its two rows.
   template <int kSamples, class Wait>
@@ -236,7 +241,6 @@ class WindowGather {
     if (!last) return;
     kernel_row_ = 0;
     slice_ += kSliceBytes;
-    filled_ = false;
   }
 
   const FpropParams& params_;
@@ -245,7 +249,7 @@ class WindowGather {
   WindowPlan& plan_;
   SliceWindow& window_;
   WindowMaps<Math> maps_;
-  bool exists_, filled_;  // any pixel of the warp; the window, of this slice
+  bool exists_;  // any pixel of the warp
   float y_, x_;           // of the tap at this lane's first pixel, without its offset
   int32_t kernel_row_, kernel_column_, slice_;  // slice: bytes from the group
 };

@@ -183,12 +183,12 @@ class WindowMaps {
   // Where this lane's copies go, and where it reads.
   template <class Kind>
   __device__ __forceinline__ void place() {
-    to_ =
-        ptx::shared_address(plan_.copied) + Kind::byte(lane_ / Kind::kParts, lane_ % Kind::kParts);
-    const int32_t at = window_pixel(lane_ / 4) * Kind::kBytes;
+    const int lane = unkept(lane_);  // once a tile
+    to_ = ptx::shared_address(plan_.copied) + Kind::byte(lane / Kind::kParts, lane % Kind::kParts);
+    const int32_t at = window_pixel(lane / 4) * Kind::kBytes;
 #pragma unroll
     for (int i = 0; i < Kind::kSamples; ++i) {
-      const int32_t vector = Kind::kShared ? lane_ % 4 : vector_byte(lane_, i) / kVectorBytes;
+      const int32_t vector = Kind::kShared ? lane % 4 : vector_byte(lane, i) / kVectorBytes;
       read_at_[i] = Kind::byte(vector, at / kVectorBytes) + at % kVectorBytes;
     }
   }

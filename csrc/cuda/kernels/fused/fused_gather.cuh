@@ -59,7 +59,7 @@ class WideGather {
   __device__ __forceinline__ void begin_turns(const TileRow& row, FusedStep at, int set,
                                               Meanwhile meanwhile, Behind behind) {
     plan_tiles([&](int) { return row; }, at, meanwhile);
-    if (set > 0) pass_step();
+    pass_steps(set);
     start();
     behind();
   }
@@ -121,8 +121,8 @@ class WideGather {
       advance();
       const uint4 corner0 = corner_of(0, tap_), weight1 = weight_of(1, tap);
       mix(0, weight0, value);
-      if (more) load(0, corner0);
       const uint4 corner1 = corner_of(1, tap_);
+      if (more) load(0, corner0);
       mix(1, weight1, value);
       if (more) load(1, corner1);
     } else {
@@ -210,13 +210,12 @@ class WideGather {
 
   __device__ __forceinline__ int32_t taps() const { return chunk_ >> kTapsAt; }
 
-  __device__ __forceinline__ void advance() {
-#pragma unroll
-    for (int i = 0; i < kTurns; ++i) pass_step();
-  }
-  __device__ __forceinline__ void pass_step() {
-    if (++tap_ < taps()) return;
-    tap_ = 0;
+  __device__ __forceinline__ void advance() { pass_steps(kTurns); }
+  // No more than there are taps.
+  __device__ __forceinline__ void pass_steps(int32_t steps) {
+    tap_ += steps;
+    if (tap_ < taps()) return;
+    tap_ = kTurns == 1 ? 0 : tap_ - taps();
     left_ -= kSliceBytes;
     vectors_.next(left_, lane_);
   }

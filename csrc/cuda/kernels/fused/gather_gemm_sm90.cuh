@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 
   constexpr int kTurns = Config::tile.turns, kSetThreads = Config::kThreads / kTurns;
   const int thread = kept(kTurns == 1 ? threadIdx.x : threadIdx.x % kSetThreads);  // of its set
-  const int set = kTurns == 1 ? 0 : threadIdx.x / kSetThreads;  // begins with step `begin` + set
+  const int set = kTurns == 1 ? 0 : ptx::of_warp(threadIdx.x / kSetThreads);  // begins with step `begin` + set
   const int32_t begin = first_step(params, blockIdx.z), end = first_step(params, blockIdx.z + 1);
   const int32_t group = params.channel_tiles.quotient(blockIdx.y);
   const int32_t channel_tile = blockIdx.y - group * params.channel_tiles.value;
@@ -211,8 +211,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         }
         // Of the step before; its fragments and weight tile are free.
         if constexpr (Config::kOverlap) ptx::wgmma_wait(sums, a);
+        const bool there = weights.there();
         weights.release_previous();
-        const uint32_t b = weights.wait();
+        const uint32_t b = weights.wait(there);
         to_fragments<Math, Config::kKeepsInfinity>(value, swaps_halves<Config>(thread), a);
         ptx::wgmma_fence();
         multiply_step<Math>(sums, a, b, Config::kTileChannels * kSliceBytes);

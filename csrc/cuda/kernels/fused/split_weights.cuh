@@ -47,10 +47,10 @@ class SplitResidentWeights : public ResidentWeights<kTileBytes, 1> {
   __device__ __forceinline__ void split() {
     if (left_ == 0) return;
     --left_;
-    split_tile<kTileBytes, kThreads>(Base::wait(), this->thread_);
+    split_tile<kTileBytes, kThreads>(Base::wait(Base::there()), this->thread_);
     meets_ = true;
   }
-  __device__ __forceinline__ uint32_t wait() {
+  __device__ __forceinline__ uint32_t wait(bool) {
     if (meets_) __syncthreads();
     meets_ = false;
     return this->tile_;
@@ -73,18 +73,21 @@ class SplitWeightRing : public WeightRing<kTileBytes, 1, kStages, kWarps> {
   }
 
   __device__ __forceinline__ void split() {
-    split_tile<kTileBytes, 32 * kWarps>(Base::wait(), this->thread_);
+    split_tile<kTileBytes, 32 * kWarps>(Base::wait(false), this->thread_);
     __syncwarp();
     if (this->thread_ % 32 == 0) ptx::barrier_arrive(is_split(this->stage_));
   }
-  __device__ __forceinline__ uint32_t wait() {
-    ptx::barrier_wait(is_split(this->stage_), this->phase_);
+  __device__ __forceinline__ bool there() const {
+    return ptx::barrier_passes(is_split(this->stage_), this->phase());
+  }
+  __device__ __forceinline__ uint32_t wait(bool there) {
+    if (!there) ptx::barrier_wait(is_split(this->stage_), this->phase());
     return this->tiles_ + this->stage_ * kTileBytes;
   }
 
  private:
   __device__ __forceinline__ uint32_t is_split(uint32_t i) const {
-    return this->at_requests() + 2 * kVectorBytes + i * 8;
+    return this->full(0) + kBarrierBytes / 2 + i * 8;
   }
   static_assert(kStages <= 8);
 };

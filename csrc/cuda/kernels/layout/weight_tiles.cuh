@@ -56,8 +56,9 @@ class ResidentWeights {
       source.tiles += source.step_stride;
     }
   }
-  __device__ __forceinline__ uint32_t wait() {
-    if (!here_) ptx::barrier_wait(arrived_, 0);
+  __device__ __forceinline__ bool there() const { return here_; }
+  __device__ __forceinline__ uint32_t wait(bool there) {
+    if (!there) ptx::barrier_wait(arrived_, 0);
     here_ = true;
     return tile_;
   }
@@ -74,40 +75,15 @@ class ResidentWeights {
   bool here_ = false;
 };
 
-// What the thread that asks is going to ask for. It lies in shared memory, two vectors: no other
-// thread has a register to lose for it.
-struct WeightRequests {
-  WeightSource source;                              // its tiles: from the next one on
-  int32_t left, left_of_pass;                       // tiles
-  int32_t steps;                                    // of a pass
-  static constexpr uint32_t kFixed = kVectorBytes;  // the second vector begins there
-
-  static __device__ __forceinline__ WeightRequests load(uint32_t from) {
-    const uint4 next = ptx::load_shared(from), fixed = ptx::load_shared(from + kFixed);
-    const auto address = static_cast<uint64_t>(next.y) << 32 | next.x;
-    return {{reinterpret_cast<const uint8_t*>(address), fixed.x, fixed.y, fixed.z},
-            static_cast<int32_t>(next.z),
-            static_cast<int32_t>(next.w),
-            static_cast<int32_t>(fixed.w)};
-  }
-  __device__ __forceinline__ void store_next(uint32_t to) const {
-    const auto address = reinterpret_cast<uint64_t>(source.tiles);
-    ptx::store_vector(to, {static_cast<uint32_t>(address), static_cast<uint32_t>(address >> 32),
-                           static_cast<uint32_t>(left), static_cast<uint32_t>(left_of_pass)});
-  }
-  __device__ __forceinline__ void store_fixed(uint32_t to) const {
-    ptx::store_vector(to + kFixed, {source.bytes, source.part_stride, source.step_stride,
-                                    static_cast<uint32_t>(steps)});
-  }
-};
-
+// All threads keep what is asked for next, in registers of their warp: a warp that found it in
+// memory, or a thread that counted by itself, would hold up the warps that multiply with it.
 template <int kTileBytes, int kParts, int kStages, int kWarps>
 class WeightRing {
  public:
   static constexpr int kBytes = kStages * kTileBytes;
 
   __device__ __forceinline__ WeightRing(uint32_t shared, int32_t, int thread)
-      : tiles_(shared), thread_(thread) {}
+      : tiles_(ptx::of_warp(shared)), thread_(thread), warp_(ptx::of_warp(thread / 32)) {}
 
   __device__ __forceinline__ void set_up() {
     if (thread_ != 0) return;
@@ -121,14 +97,21 @@ class WeightRing {
   __device__ __forceinline__ uint32_t end() const { return full(0) + kBarrierBytes; }
 
   __device__ __forceinline__ void start(const WeightSource& source, int32_t steps, int32_t passes) {
-    if (thread_ != 0) return;
-    WeightRequests requests{source, steps * passes, steps, steps};
-    requests.store_fixed(at_requests());
-    ptx::wait_for_previous_grid();  // it packs the weight
-    for (int i = 0; i < (kAsksAtOnce ? kStages : kStages - 1); ++i) ask(i, requests);
+    source_ = source;
+    first_ = source.tiles;
+    left_ = ptx::of_warp(steps * passes);
+    left_of_pass_ = steps_ = steps;
+    if (warp_ == 0) ptx::wait_for_previous_grid();  // it packs the weight
+#pragma unroll
+    for (int i = 0; i < (kAsksAtOnce ? kStages : kStages - 1); ++i) {
+      if (left_ > 0) ask(i);
+    }
   }
-  __device__ __forceinline__ uint32_t wait() {
-    ptx::barrier_wait(full(stage_), phase_);
+  __device__ __forceinline__ bool there() const {
+    return ptx::barrier_passes(full(stage_), phase());
+  }
+  __device__ __forceinline__ uint32_t wait(bool there) {
+    if (!there) ptx::barrier_wait(full(stage_), phase());
     return tiles_ + stage_ * kTileBytes;
   }
 
@@ -137,52 +120,51 @@ class WeightRing {
   // pass.) Of two stages, the one of the step before itself: the warps of a warpgroup, which
   // multiply together, leave it at nearly the same time.
   __device__ __forceinline__ void release_previous() {
-    if (!started_ || thread_ % 32 != 0) return;
-    const bool wrapped = stage_ == 0;
-    const uint32_t previous = wrapped ? kStages - 1 : stage_ - 1;
-    ptx::barrier_arrive(empty(previous));
-    if (thread_ != 0) return;
+    if ((stage_ | round_) == 0) return;
+    const uint32_t previous = stage_ == 0 ? kStages - 1 : stage_ - 1;
+    if (ptx::elected()) ptx::barrier_arrive(empty(previous));
+    if (left_ == 0) return;
     const uint32_t before = kAsksAtOnce ? previous : previous == 0 ? kStages - 1 : previous - 1;
-    WeightRequests requests = WeightRequests::load(at_requests());  // while the barrier is asked
-    ptx::barrier_wait(empty(before), before > stage_ ? phase_ ^ 1u : phase_);
-    ask(before, requests);
+    if (warp_ == 0) ptx::barrier_wait(empty(before), (round_ - (before > stage_)) & 1u);
+    ask(before);
   }
   __device__ __forceinline__ void advance() {
     if (++stage_ == kStages) {
       stage_ = 0;
-      phase_ ^= 1u;
+      ++round_;
     }
-    started_ = true;
   }
 
  protected:
   static constexpr bool kAsksAtOnce = kStages == 2;
   static_assert(kStages > 2 || (kAsksAtOnce && kWarps == 4));
 
+  __device__ __forceinline__ uint32_t phase() const { return round_ & 1u; }
   __device__ __forceinline__ uint32_t full(uint32_t i) const {
     return tiles_ + kStages * kTileBytes + i * 8;
   }
   __device__ __forceinline__ uint32_t empty(uint32_t i) const { return full(i) + 64; }
-  __device__ __forceinline__ uint32_t at_requests() const { return full(0) + kBarrierBytes / 2; }
 
-  __device__ __forceinline__ void ask(uint32_t stage, WeightRequests& requests) {
-    if (requests.left == 0) return;
-    WeightSource& source = requests.source;
-    ptx::expect_bytes(full(stage), kParts * source.bytes);
-    copy_tile<kTileBytes, kParts>(source, tiles_ + stage * kTileBytes, full(stage));
-    source.tiles += source.step_stride;
-    --requests.left;
-    if (--requests.left_of_pass == 0) {
-      source.tiles -= int64_t{requests.steps} * source.step_stride;
-      requests.left_of_pass = requests.steps;
+  __device__ __forceinline__ void ask(uint32_t stage) {
+    if (warp_ == 0 && ptx::elected()) {
+      ptx::expect_bytes(full(stage), kParts * source_.bytes);
+      copy_tile<kTileBytes, kParts>(source_, tiles_ + stage * kTileBytes, full(stage));
     }
-    requests.store_next(at_requests());
+    source_.tiles += source_.step_stride;
+    --left_;
+    if (--left_of_pass_ == 0) {
+      source_.tiles = first_;
+      left_of_pass_ = steps_;
+    }
   }
 
   const uint32_t tiles_;
   const int thread_;
-  uint32_t stage_ = 0, phase_ = 0;
-  bool started_ = false;
+  const int warp_;       // the first one asks
+  WeightSource source_;  // of the tile that is asked for next
+  const uint8_t* first_ = nullptr;  // tile
+  int32_t left_ = 0, left_of_pass_ = 0, steps_ = 0;
+  uint32_t stage_ = 0, round_ = 0;  // through the ring
 };
 
 }  // namespace dcn
