@@ -71,11 +71,11 @@ constexpr int kFpropTileCount = sizeof(kFpropTiles) / sizeof(kFpropTiles[0]);
 // CTAs that may share a tile, as a cluster does (split_tile.cuh).
 constexpr int kMostParts = 6;
 constexpr int kChannelsPerStore = 32;
-// Sums that a CTA leaves to the others: all but those of its share of the stores.
+// Sums that the others give a CTA: those of its share of the stores.
 constexpr int64_t exchange_bytes(const FpropTile& tile, int parts) {
   const int stores = tile.channels / kChannelsPerStore / tile.turns;  // of a lane
   const int store_bytes = kChannelsPerStore * tile.pixels * tile.turns * 4;
-  return parts > 1 ? int64_t{stores - stores / parts} * store_bytes : 0;
+  return (stores + parts - 1) / parts * (parts - 1) * int64_t{store_bytes};
 }
 // What warps that take turns need to add their sums up.
 constexpr int64_t kTurnsNs = 700;
@@ -197,27 +197,35 @@ constexpr int weight_tile_bytes(const FpropTile& tile, FusedMath math) {
 constexpr int64_t weights_stride(const FpropTile& tile, FusedMath math) {
   return tile.stages * weight_tile_bytes(tile, math) + kTileAlignment;
 }
-// Whether the sums of a split go where the weights were, and each set of warps has a step.
+// Weight tiles that a CTA has room for: its ring, or all those of the longest part of the steps.
+// The sums that it is given go there too, and may need more.
+constexpr int64_t weight_room(const FpropTile& tile, FusedMath math, int64_t steps, int parts) {
+  if (tile.stages > 0) return tile.stages;
+  const int64_t exchange = tiles_of(exchange_bytes(tile, parts), weight_tile_bytes(tile, math));
+  return steps > exchange ? steps : exchange;
+}
+// Whether there is room in the ring for the sums of a split, and each set of warps has a step.
 constexpr bool split_fits(const FpropTile& tile, FusedMath math, int64_t steps, int parts) {
   const int64_t least_steps = steps / parts;
-  const int64_t weight_tiles = tile.stages == 0 ? least_steps : tile.stages;
   return least_steps >= tile.turns &&
-         exchange_bytes(tile, parts) <= weight_tiles * weight_tile_bytes(tile, math);
+         (tile.stages == 0 ||
+          exchange_bytes(tile, parts) <= tile.stages * weight_tile_bytes(tile, math));
 }
 // Whether the steps are one run (fused_gather.cuh) of taps that two sets of warps can share.
 inline bool turns_fit(const FpropTile& tile, const FusedLayout& layout, int taps) {
   return tile.turns == 1 || (layout.blocks == 1 && layout.chunk_taps == taps && taps >= tile.turns);
 }
-constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t steps) {
+// `steps`: of the longest of the parts.
+constexpr int64_t shared_bytes(const FpropTile& tile, FusedMath math, int64_t steps,
+                               int parts = 1) {
   const int plans = tile.pixels / kWarpPixels;
   if (tile.architecture == 80) {
     return tile.stages * weight_tile_bytes(tile, math) / 2 + kBarrierBytes + tile.channels * 4 +
            plans * kPlanBytes;
   }
-  const int64_t weight_tiles = tile.stages == 0 ? steps : tile.stages;
   return kTileAlignment + (tile.turns - 1) * weights_stride(tile, math) +
-         weight_tiles * weight_tile_bytes(tile, math) + kBarrierBytes + tile.channels * 4 +
-         plans * warp_bytes(tile) +  // the bias lies between
+         weight_room(tile, math, steps, parts) * weight_tile_bytes(tile, math) + kBarrierBytes +
+         tile.channels * 4 + plans * warp_bytes(tile) +  // the bias lies between
          (tile.narrow ? kWindowHeader + window_pixels(tile) * kSliceBytes : 0);
 }
 constexpr int step_ns(const FpropTile& tile, FusedMath math) {

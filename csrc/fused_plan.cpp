@@ -43,7 +43,7 @@ bool fits(const FpropTile& tile, const ConvShape& shape, FusedMath math, const F
   if (work_of(shape, tile).channel_tiles >= kMostGridRows) return false;
   return tile_exists(tile, math) && tile.narrow == layout.narrow &&
          split_fits(tile, math, layout.steps, split_k) && turns_fit(tile, layout, shape.taps()) &&
-         shared_bytes(tile, math, tiles_of(layout.steps, split_k)) <= kFusedSharedBytes;
+         shared_bytes(tile, math, tiles_of(layout.steps, split_k), split_k) <= kFusedSharedBytes;
 }
 
 // What a call takes beside its steps, in nanoseconds on an H200: a tile's plans and its stores.
@@ -79,8 +79,8 @@ constexpr int64_t kSharedBytesBesideL1 = 164 * 1024;
 int64_t tiles_at_once(const FpropTile& tile, FusedMath math, int parts, int64_t steps,
                       int multiprocessors) {
   if (parts == 1) return multiprocessors * ctas_of(tile, math);
-  const bool two =
-      tile.pixels == kSmallTile && 2 * shared_bytes(tile, math, steps) <= kSharedBytesBesideL1;
+  const bool two = tile.pixels == kSmallTile &&
+                   2 * shared_bytes(tile, math, steps, parts) <= kSharedBytesBesideL1;
   return clusters_at_once(multiprocessors, parts) * (two ? 2 : 1);
 }
 

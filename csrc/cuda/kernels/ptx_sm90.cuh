@@ -1,5 +1,5 @@
 // The instructions of compute capability 9.0 that CUDA C++ has no name for: bulk copies with
-// their barriers, clusters, dependent launches, and the warpgroup's matrix multiplication.
+// their barriers, dependent launches, and the warpgroup's matrix multiplication.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,8 @@ __device__ __forceinline__ bool elected() {
       ".reg .pred p;\n"
       "elect.sync _|p, 0xffffffff;\n"
       "selp.u32 %0, 1, 0, p;\n"
-      "}" : "=r"(is));
+      "}"
+      : "=r"(is));
   return is != 0;
 }
 
@@ -118,28 +119,6 @@ __device__ __forceinline__ void bulk_prefetch(const void* from, uint32_t bytes) 
 #endif
 }
 
-// The barrier that all threads of the cluster come to. Behind the wait they see what the others had
-// written before they arrived.
-__device__ __forceinline__ void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ __forceinline__ void cluster_wait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-// Where this CTA has something, the same place in the shared memory of a CTA of its cluster.
-__device__ __forceinline__ uint32_t cluster_address(uint32_t address, int32_t rank) {
-  uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  return there;
-}
-__device__ __forceinline__ float4 load_of_cluster(uint32_t from) {
-  float4 v;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(from)
-               : "memory");
-  return v;
-}
 __device__ __forceinline__ void store_sums(uint32_t to, float4 v) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v.x), "f"(v.y), "f"(v.z),
                "f"(v.w)

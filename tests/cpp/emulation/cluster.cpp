@@ -1,6 +1,7 @@
 // Clusters: their CTAs are threads of the CPU, of which one runs at a time, so that each has its
 // own of all that is thread_local: shared memory, fibers, barriers, copies.
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -18,6 +19,7 @@ struct Cta {
   bool ended = false;
   bool stuck = false;  // nothing has happened since it could not go on
   uint8_t* shared = nullptr;
+  Barriers* barriers = nullptr;
 };
 std::mutex mutex;
 std::condition_variable next;
@@ -59,6 +61,7 @@ void run_cluster(unsigned size, const std::function<void(unsigned)>& run) {
     for (bool& has : has_arrived) has = false;
     std::unique_lock<std::mutex> lock(mutex);
     ctas[rank].shared = dcn::shared_memory;
+    ctas[rank].barriers = own_barriers();
     wait_for_turn(lock);
     lock.unlock();
     run(rank);
@@ -105,13 +108,25 @@ uint32_t cluster_address(uint32_t address, unsigned rank) {
   shared_at(address);
   return (rank + 1) * kWindow + address;
 }
-const uint8_t* cluster_at(uint32_t address) {
+
+namespace {
+// A place in the shared memory of a CTA: they lay it out alike.
+uint8_t* cluster_place(uint32_t address) {
   const unsigned rank = address / kWindow - 1;
   if (rank >= ctas.size()) fail("no address of a cluster");
   if (ctas[rank].ended) fail("access to the shared memory of a CTA that has ended");
   if (ctas[rank].shared == nullptr) fail("access to the shared memory of a CTA to come");
-  // The CTAs lay out their shared memory alike.
   return ctas[rank].shared + (shared_at(address % kWindow) - dcn::shared_memory);
+}
+}  // namespace
+
+const uint8_t* cluster_at(uint32_t address) { return cluster_place(address); }
+void give(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+  if (barrier / kWindow != to / kWindow) fail("the barrier of another CTA");
+  cluster_place(to + bytes - 1);
+  std::memcpy(cluster_place(to), from, bytes);
+  complete_bytes(ctas[to / kWindow - 1].barriers, barrier % kWindow, bytes);
+  dawdle();
 }
 
 }  // namespace emulation

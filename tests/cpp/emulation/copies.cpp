@@ -8,13 +8,18 @@
 #include "emulated_tensor_map.h"
 
 namespace emulation {
-namespace {
 
 struct Barrier {
   uint64_t phases = 0;  // that have completed
   uint32_t arrivals = 0, missing = 0;
   int64_t bytes = 0;  // that are still to come
 };
+struct Barriers {
+  std::map<uint32_t, Barrier> at;
+};
+
+namespace {
+
 struct Copy {
   uint32_t to;
   const void* from;  // null: zeros
@@ -28,7 +33,7 @@ struct Delivery {
   unsigned thread;
 };
 
-thread_local std::map<uint32_t, Barrier> barriers;
+thread_local Barriers barriers;
 thread_local std::map<unsigned, std::vector<Copy>> of_thread;  // that no barrier waits for yet
 thread_local std::vector<Delivery> deliveries;
 
@@ -41,8 +46,8 @@ struct Add {
 thread_local std::vector<Add> adds;
 
 Barrier& at(uint32_t barrier) {
-  const auto found = barriers.find(barrier);
-  if (found == barriers.end()) fail("no barrier there");
+  const auto found = barriers.at.find(barrier);
+  if (found == barriers.at.end()) fail("no barrier there");
   return found->second;
 }
 
@@ -81,7 +86,7 @@ void land(const std::vector<Copy>& copies) {
 void barrier_init(uint32_t barrier, uint32_t arrivals) {
   if (barrier % 8 != 0) fail("misaligned barrier");
   shared_at(barrier);
-  barriers[barrier] = {0, arrivals, arrivals, 0};
+  barriers.at[barrier] = {0, arrivals, arrivals, 0};
 }
 void barrier_arrive(uint32_t barrier) {
   arrive(at(barrier));
@@ -98,6 +103,14 @@ void barrier_wait(uint32_t barrier, uint32_t parity) {
   const Barrier& waited = at(barrier);
   while (!barrier_passes(barrier, parity)) wait_while(&waited.phases, waited.phases);
   dawdle();
+}
+
+Barriers* own_barriers() { return &barriers; }
+void complete_bytes(Barriers* of, uint32_t barrier, uint32_t bytes) {
+  const auto found = of->at.find(barrier);
+  if (found == of->at.end()) fail("no barrier there");
+  found->second.bytes -= bytes;
+  complete(found->second);
 }
 
 void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
@@ -180,7 +193,7 @@ void finish_bulk_adds() {
 
 void forget_copies() {
   if (!adds.empty()) fail("nobody waits for additions");
-  barriers.clear();
+  barriers.at.clear();
   of_thread.clear();
   deliveries.clear();
 }

@@ -65,6 +65,8 @@ void cluster_arrive();
 void cluster_wait();
 uint32_t cluster_address(uint32_t address, unsigned rank);
 const uint8_t* cluster_at(uint32_t address);
+// Into the shared memory of a CTA of the cluster, which has the barrier that counts the bytes.
+void give(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier);
 // For the scheduler: `run(rank)` for each CTA of a cluster, at the same time; a CTA offers the
 // others their turn, and says whether it can go on itself.
 void run_cluster(unsigned size, const std::function<void(unsigned rank)>& run);
@@ -76,6 +78,10 @@ void barrier_arrive(uint32_t barrier);
 void barrier_expect(uint32_t barrier, uint32_t bytes);
 void barrier_wait(uint32_t barrier, uint32_t parity);
 bool barrier_passes(uint32_t barrier, uint32_t parity);
+// Those of the CTA that runs.
+struct Barriers;
+Barriers* own_barriers();
+void complete_bytes(Barriers* barriers, uint32_t barrier, uint32_t bytes);
 void bulk_add(float* to, uint32_t from, uint32_t bytes);
 void finish_bulk_adds();  // of this thread
 void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier);

@@ -1,4 +1,4 @@
-// ptx_sm80.cuh and ptx_sm90.cuh for the emulator.
+// ptx_sm80.cuh, ptx_sm90.cuh and ptx_cluster.cuh for the emulator.
 #pragma once
 
 #include "cuda_language.h"
@@ -143,6 +143,7 @@ inline void cluster_arrive() {
   __syncwarp();  // it is for whole warps
   emulation::cluster_arrive();
 }
+inline void cluster_arrive_relaxed() { cluster_arrive(); }
 inline void cluster_wait() {
   __syncwarp();
   emulation::cluster_wait();
@@ -155,6 +156,13 @@ inline float4 load_of_cluster(uint32_t from) {
   float4 vector;
   std::memcpy(&vector, emulation::cluster_at(from), sizeof vector);
   return vector;
+}
+inline void give(uint32_t to, float4 sums, uint32_t barrier) {
+  if (to % 16 != 0) emulation::fail("misaligned store");
+  emulation::give(to, &sums, sizeof sums, barrier);
+}
+inline void wait_for_cluster(uint32_t barrier, uint32_t phase) {
+  emulation::barrier_wait(barrier, phase);
 }
 inline void store_sums(uint32_t to, float4 sums) {
   if (to % 16 != 0) emulation::fail("misaligned store");

@@ -14,7 +14,7 @@ inline bool fprop_fits(const dcn::ConvShape& shape, dcn::FusedMath math, int til
   return chosen.architecture == 90 && dcn::tile_exists(chosen, math) &&
          chosen.narrow == layout.narrow && dcn::split_fits(chosen, math, layout.steps, split_k) &&
          dcn::turns_fit(chosen, layout, shape.taps()) &&
-         dcn::shared_bytes(chosen, math, dcn::tiles_of(layout.steps, split_k)) <=
+         dcn::shared_bytes(chosen, math, dcn::tiles_of(layout.steps, split_k), split_k) <=
              dcn::kFusedSharedBytes;
 }
 

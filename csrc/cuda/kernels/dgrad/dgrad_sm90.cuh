@@ -65,7 +65,7 @@ struct DgradConfig : AllTiles {
       irregular.list(tiles)[atomicAdd(&irregular.count, 1)] = found;
     }
   }
-  static int64_t shared_bytes(int64_t) { return dgrad_shared_bytes(tile, Math::kKind); }
+  static int64_t shared_bytes(int64_t, int) { return dgrad_shared_bytes(tile, Math::kKind); }
 };
 
 // The second kernel, which overwrites the listed tiles. They are few, and their steps may be long:
@@ -91,15 +91,13 @@ struct IrregularDgradConfig : DgradConfig<Math, 0> {
   template <class Sums>
   static __device__ __forceinline__ void ended(const DgradParams&, Gather&, int32_t, const Sums&) {}
 
-  static __device__ __forceinline__ uint32_t exchange(uint32_t, uint32_t plans) {
-    return plans + kIrregularPixels / kWarpPixels * Base::kPlanBytes;
-  }
+  static constexpr bool kExchangesApart = true;
   static int64_t most_columns(const DgradParams& params, int64_t rows, int multiprocessors) {
     constexpr int kResident = irregular_resident(Math::kKind);
     return std::max<int64_t>(kResident * clusters_at_once(multiprocessors, params.split_k) / rows,
                              1);
   }
-  static int64_t shared_bytes(int64_t) { return irregular_shared_bytes(Math::kKind); }
+  static int64_t shared_bytes(int64_t, int) { return irregular_shared_bytes(Math::kKind); }
 };
 
 template <class Math, int... kTile>

@@ -53,7 +53,9 @@ struct FpropConfig : AllTiles {
 
   template <class Sums>
   static __device__ __forceinline__ void ended(const FpropParams&, Gather&, int32_t, const Sums&) {}
-  static int64_t shared_bytes(int64_t steps) { return dcn::shared_bytes(tile, Math::kKind, steps); }
+  static int64_t shared_bytes(int64_t steps, int parts) {
+    return dcn::shared_bytes(tile, Math::kKind, steps, parts);
+  }
 };
 
 // Each kind of arithmetic is instantiated in a file of its own.

@@ -250,7 +250,7 @@ class WindowGather {
   SliceWindow& window_;
   WindowMaps<Math> maps_;
   bool exists_;  // any pixel of the warp
-  float y_, x_;           // of the tap at this lane's first pixel, without its offset
+  float y_, x_;  // of the tap at this lane's first pixel, without its offset
   int32_t kernel_row_, kernel_column_, slice_;  // slice: bytes from the group
 };
 

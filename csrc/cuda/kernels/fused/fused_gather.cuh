@@ -121,8 +121,8 @@ class WideGather {
       advance();
       const uint4 corner0 = corner_of(0, tap_), weight1 = weight_of(1, tap);
       mix(0, weight0, value);
-      const uint4 corner1 = corner_of(1, tap_);
       if (more) load(0, corner0);
+      const uint4 corner1 = corner_of(1, tap_);
       mix(1, weight1, value);
       if (more) load(1, corner1);
     } else {

@@ -91,7 +91,8 @@ struct FpropParams {
   const void* bias;    // [K], or null
   void* output;        // [N, P, Q, K], or [N, K, P, Q] where nchw
   bool nchw;
-  int32_t split_k;  // CTAs that share a tile, each with a part of the steps
+  int32_t split_k;      // CTAs that share a tile, each with a part of the steps
+  int32_t weight_room;  // tiles; set by the launcher
 };
 
 // The same for merged groups: those of the shape are several, with so many channels each.

@@ -79,10 +79,8 @@ struct AllTiles {
                                                    uint32_t row) {
     return tile_row(params, first, row);
   }
-  // The CTAs of a split walk no second tile: they exchange their sums where their weights were.
-  static __device__ __forceinline__ uint32_t exchange(uint32_t weights, uint32_t) {
-    return weights;
-  }
+  // The CTAs of a split walk no second tile: they are given sums where their weights were.
+  static constexpr bool kExchangesApart = false;
   static int64_t most_columns(const FpropParams& params, int64_t, int) {
     return params.pixel_tiles;
   }
@@ -120,7 +118,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 
   constexpr int kTurns = Config::tile.turns, kSetThreads = Config::kThreads / kTurns;
   const int thread = kept(kTurns == 1 ? threadIdx.x : threadIdx.x % kSetThreads);  // of its set
-  const int set = kTurns == 1 ? 0 : ptx::of_warp(threadIdx.x / kSetThreads);  // begins with step `begin` + set
+  // Its first step is `begin` + set.
+  const int set = kTurns == 1 ? 0 : ptx::of_warp(threadIdx.x / kSetThreads);
   const int32_t begin = first_step(params, blockIdx.z), end = first_step(params, blockIdx.z + 1);
   const int32_t group = params.channel_tiles.quotient(blockIdx.y);
   const int32_t channel_tile = blockIdx.y - group * params.channel_tiles.value;
@@ -129,18 +128,25 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (params.converted) ptx::wait_for_previous_grid();  // it converts the image
   constexpr int kWeightsStride = weights_stride(Config::tile, Math::kKind);
   const int32_t own_steps = (end - begin + kTurns - 1 - set) / kTurns;
-  typename Config::Weights weights(aligned + set * kWeightsStride, own_steps, thread);
+  // All CTAs of a cluster lay out their shared memory alike.
+  typename Config::Weights weights(aligned + set * kWeightsStride, params.weight_room, thread);
   const uint32_t weights_end = weights.end() + (kTurns - 1 - set) * kWeightsStride;
   float* const bias = reinterpret_cast<float*>(shared_memory + (weights_end - start));
   uint8_t* const plans = reinterpret_cast<uint8_t*>(bias + Config::kTileChannels);
+  const auto sums_arrived = [&] { return ptx::shared_address(bias) - 8; };  // the last barrier
+  const auto set_up = [&] {
+    if (params.split_k > 1 && thread == 0 && set == 0) ptx::barrier_init(sums_arrived(), 1);
+    weights.set_up();
+  };
   if constexpr (!Config::kStartsInPlan) {
     TileBias<Config>(params, group, channel_tile).prefetch();
-    weights.set_up();
+    set_up();
   }
   typename Config::Gather gather(params, plans, group, thread);
   const auto row_of = [&](int32_t tile) {
+    const int here = unkept(thread);  // twice a tile
     return Config::row_at(params, static_cast<uint32_t>(tile) * Config::kTilePixels,
-                          thread / 32 * kWarpPixels + thread % kWarpPixels);
+                          here / 32 * kWarpPixels + here % kWarpPixels);
   };
 
   float sums[Config::kTileChannels / 2];
@@ -163,7 +169,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
           Config::kStartsInPlan && step == 0 ? FusedStep{} : find_step(params, step);
       const auto meanwhile = [&] {
         if (!started) {
-          weights.set_up();
+          set_up();
           TileBias<Config>(params, group, channel_tile).prefetch();
         }
         if (step == begin) set_to_zero();
@@ -231,6 +237,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       for (int i = 0; i < Config::kTileChannels / 2; ++i) sums[i] = totals[i];
     }
 
+    // Sums go where weights were, when nobody reads them any more.
+    if (kTurns > 1 || (params.split_k > 1 && !Config::kExchangesApart)) __syncthreads();
+    if (params.split_k > 1) ptx::cluster_arrive_relaxed();
     // Found again rather than kept: the loop above has no register to spare.
     asm volatile("" : "+r"(tile));
     Config::ended(params, gather, tile, sums);
@@ -239,20 +248,28 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     uint8_t* const plan = plans + thread / 32 * Config::kPlanBytes + own_set * kExchangeBytes;
     typename Config::Output out(params, bias, plan, group, channel_tile * Config::kTileChannels,
                                 row_of(tile), Config::kRunRows);
-    const auto store = [&](const auto& all, int first_store, uint32_t exchange) {
-      if (params.split_k == 1) {
-        store_tile(out, all, first_store);
+    // Found from what is kept anyway: where the weights of the last set of warps end.
+    const uint32_t weights_were = ptx::shared_address(bias) - kBarrierBytes;
+    const auto store = [&](const auto& all, int first_store) {
+      if (params.split_k == 1) return store_tile(out, all, first_store);
+      SumExchange exchange{0, sums_arrived(), 0};
+      if constexpr (Config::kExchangesApart) {
+        exchange.sums =
+            ptx::shared_address(plans) + Config::kTilePixels / kWarpPixels * Config::kPlanBytes;
+        exchange.phase = (turn - blockIdx.x) / gridDim.x % 2;
       } else {
-        store_split_tile<Config>(out, all, first_store, params.split_k, blockIdx.z, exchange);
+        exchange.sums = weights_were - params.weight_room * Config::kTileBytes;
       }
+      store_split_tile<Config>(out, all, first_store, params.split_k, blockIdx.z, exchange);
     };
     constexpr int kTileStores = Config::kTileChannels / kChannelsPerStore;
     if constexpr (kTurns == 1) {
-      store(sums, 0, Config::exchange(aligned, ptx::shared_address(plans)));
+      store(sums, 0);
     } else {
       float own[Config::kTileChannels / 4];
-      add_turns<Config>(sums, own, own_set, aligned);
-      store(own, own_set * (kTileStores / 2), aligned + kWeightsStride);
+      add_turns<Config>(sums, own, own_set,
+                        weights_were - Config::Weights::kBytes - kWeightsStride);
+      store(own, own_set * (kTileStores / 2));
       break;  // there is a CTA for each tile
     }
     out.end([&] { return row_of(tile); });
@@ -265,6 +282,8 @@ cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocesso
   const cudaError_t error = set_up_kernel<dcn_gather_gemm_sm90_kernel<Config>>(kFusedSharedBytes);
   if (error != cudaSuccess) return error;
   const int64_t steps = tiles_of(params.layout.steps, params.split_k);
+  params.weight_room =
+      static_cast<int32_t>(weight_room(Config::tile, Config::Math::kKind, steps, params.split_k));
 
   cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t launch = {};
@@ -273,7 +292,7 @@ cudaError_t launch_gather_gemm(typename Config::Params params, int multiprocesso
   launch.gridDim.x = static_cast<unsigned>(std::min<int64_t>(
       launch.gridDim.x, Config::most_columns(params, launch.gridDim.y, multiprocessors)));
   launch.blockDim = dim3(Config::kThreads);
-  launch.dynamicSmemBytes = Config::shared_bytes(steps);
+  launch.dynamicSmemBytes = Config::shared_bytes(steps, params.split_k);
   launch.stream = stream;
   launch.attrs = attributes;
   launch.numAttrs = params.split_k > 1 ? 2 : 1;

@@ -41,9 +41,12 @@ class SplitResidentWeights : public ResidentWeights<kTileBytes, 1> {
   using Base = ResidentWeights<kTileBytes, 1>;
 
  public:
-  __device__ __forceinline__ SplitResidentWeights(uint32_t shared, int32_t steps, int thread)
-      : Base(shared, steps, thread), left_(steps) {}
+  using Base::Base;
 
+  __device__ __forceinline__ void start(const WeightSource& source, int32_t steps, int32_t passes) {
+    left_ = steps;
+    Base::start(source, steps, passes);
+  }
   __device__ __forceinline__ void split() {
     if (left_ == 0) return;
     --left_;
@@ -57,7 +60,7 @@ class SplitResidentWeights : public ResidentWeights<kTileBytes, 1> {
   }
 
  private:
-  int32_t left_;  // tiles that are whole
+  int32_t left_ = 0;  // tiles that are whole
   bool meets_ = false;
 };
 

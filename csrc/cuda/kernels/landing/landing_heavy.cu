@@ -4,7 +4,7 @@
 //          z: the CTAs of a cluster. They share an item whose bin is long; others have one each
 #include <algorithm>
 
-#include "../ptx_sm90.cuh"
+#include "../ptx_cluster.cuh"
 #include "landing_heavy_sum.cuh"
 
 namespace dcn {

@@ -1,11 +1,12 @@
 // Packed weight tiles in shared memory: a ring of stages that bulk copies fill and warps release,
-// or all tiles of a CTA at once where they fit. One thread asks for copies; every warp waits.
+// or all tiles of a CTA at once where they fit. One lane asks for copies; every warp waits.
 //
 // set_up() comes before start(); its fence waits for loads that are on their way. start() waits for
 // the kernel that packs the weight; what does not need it comes before. A barrier of the CTA lies
 // between start() and the first wait().
-// A step calls wait() for its tile, release_previous() once its warpgroup's multiplications of the
-// step before have ended, and advance() last. Tiles are walked `passes` times, once for each tile
+// A step calls release_previous() once its warpgroup's multiplications of the step before have
+// ended, wait() for its tile and advance() last; there() says beforehand whether wait() need wait:
+// the answer takes a while. Tiles are walked `passes` times, once for each tile
 // of pixels.
 #pragma once
 
@@ -75,8 +76,9 @@ class ResidentWeights {
   bool here_ = false;
 };
 
-// All threads keep what is asked for next, in registers of their warp: a warp that found it in
-// memory, or a thread that counted by itself, would hold up the warps that multiply with it.
+// Every warp counts what has been asked for, in registers that are a warp's and not a lane's
+// (of_warp). Were it known to the one that asks alone, in memory or a branch of its own, that one
+// would be 300 clocks behind in each step, and hold up the warps that multiply with it.
 template <int kTileBytes, int kParts, int kStages, int kWarps>
 class WeightRing {
  public:
@@ -160,8 +162,8 @@ class WeightRing {
 
   const uint32_t tiles_;
   const int thread_;
-  const int warp_;       // the first one asks
-  WeightSource source_;  // of the tile that is asked for next
+  const int warp_;                  // the first one asks
+  WeightSource source_;             // of the tile that is asked for next
   const uint8_t* first_ = nullptr;  // tile
   int32_t left_ = 0, left_of_pass_ = 0, steps_ = 0;
   uint32_t stage_ = 0, round_ = 0;  // through the ring
