@@ -161,7 +161,7 @@ class Backward {
       params.irregular = irregular;
       counters += plan.irregular_bytes;
       params.lists = landing_lists(landing);
-      params.merged = plan_.merged;
+      params.merged = {back_, plan_.merged};
       params.channels_per_offset_group = shape_.channels_per_offset_group();
       const auto launch = [&](int tile) {
         C10_CUDA_CHECK(launch_dgrad_sm90(params, plan_.math, tile, call_.multiprocessors, stream));
@@ -219,7 +219,7 @@ class Backward {
     params.stride_c = gradient.stride(1);
     params.stride_r = gradient.stride(2);
     params.stride_s = gradient.stride(3);
-    params.merged = plan_.merged;
+    params.merged = {shape_, plan_.merged};
     params.tile = plan_.wgrad.tile;
     params.ctas = plan_.wgrad.ctas;
     params.early_ctas = plan_.wgrad.early_ctas;

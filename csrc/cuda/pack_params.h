@@ -15,7 +15,7 @@ inline PackWeightParams pack_params(const ConvShape& shape, FusedMath math,
   PackWeightParams params{};
   params.shape = merged(shape, merged_groups);
   params.layout = fused_layout(params.shape, element_bytes(math));
-  params.merged = merged_groups;
+  params.merged = {params.shape, merged_groups};
   params.math = math;
   params.whole =
       packed_parts(params.shape, params.layout, math, merged_groups) < weight_parts(math);
@@ -34,6 +34,7 @@ inline PackWeightParams transposed_pack_params(const ConvShape& shape, FusedMath
   PackWeightParams params = pack_params(shape, math, weight, merged_groups);
   params.shape = transposed(params.shape);
   params.layout = fused_layout(params.shape, element_bytes(math));
+  params.merged = {params.shape, merged_groups};
   params.whole = false;
   std::swap(params.stride_k, params.stride_c);
   return params;

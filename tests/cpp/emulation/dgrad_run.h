@@ -48,7 +48,7 @@ DgradResult run_dgrad(const Convolution& conv, const GemmRun& run, int heavy = d
   params.split_k = run.split_k;
   params.irregular = reinterpret_cast<dcn::IrregularTiles*>(irregular.data());
   params.lists = {lists.records.data(), lists.starts.data(), lists.heavy_rows.data()};
-  params.merged = run.merged;
+  params.merged = {back, run.merged};
   params.channels_per_offset_group = shape.channels_per_offset_group();
   for (const int tile : {run.tile, dcn::kIrregularDgrad}) {
     if (dcn::launch_dgrad_math<Math>(params, tile, run.multiprocessors, nullptr) != cudaSuccess) {

@@ -101,7 +101,7 @@ DeviceArray<uint8_t> packed_weight(const Convolution& conv, bool transposed, int
   params.whole = whole;
   params.weight = weight.data();
   params.prefetch[0] = dcn::prefetch_of(weight.data(), values.size() * sizeof(Element));
-  params.merged = merged;
+  params.merged = {params.shape, merged};
   params.stride_g = int64_t{shape.output_channels_per_group()} * stride_k;
   params.stride_k = transposed ? stride_c : stride_k;
   params.stride_c = transposed ? stride_k : stride_c;

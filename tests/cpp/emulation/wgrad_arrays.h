@@ -28,7 +28,7 @@ struct WgradArrays {
 
   void fill(const Convolution& conv, const dcn::WgradPlan& plan, dcn::WgradParams& params) {
     params.shape = shape;
-    params.merged = conv.shape.G / shape.G;
+    params.merged = {shape, conv.shape.G / shape.G};
     params.layout = layout;
     params.grad_layout = grad_layout;
     params.input = image.data();

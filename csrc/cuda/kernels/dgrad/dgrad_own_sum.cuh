@@ -16,8 +16,8 @@ struct DgradOwnSum {
     using Element = typename Math::Element;
     const ConvShape& shape = params.shape;  // P x Q are the pixels of the image
     const FusedLayout& layout = params.layout;
-    const int32_t first = params.own_outputs.quotient(c) * params.own_channels;
-    const int32_t end = first + params.own_channels;
+    const int32_t first = params.merged.outputs.quotient(c) * params.merged.channels.value;
+    const int32_t end = first + params.merged.channels.value;
     const auto* const grad =
         static_cast<const Element*>(params.input) + group * layout.group_channels;
     float sum = 0.f;
@@ -47,8 +47,7 @@ struct DgradOwnSum {
         const uint32_t* const starts = starts_of(params, tap) + int64_t{at.n} * params.plane_starts;
 #pragma unroll 1
         for (int corner = 0; corner < 4; ++corner) {  // that the pixel is, of a sample
-          const uint32_t* const bin =
-              starts + (at.p + (corner & 2 ? 0 : 1)) * (shape.Q + 1) + at.q + (corner & 1 ? 0 : 1);
+          const uint32_t* const bin = starts + bin_with_corner(at.p, at.q, corner, shape.Q + 1);
           const uint32_t start = __ldg(bin), begin = start & ~kHeavyStart;
           if (start != begin) {
             const uint32_t heavy = __float_as_uint(load_record(params, begin).mask);

@@ -27,11 +27,9 @@ struct BlockWalk {
 // kPieceChannels, so that kernels with different tiles share it.
 struct DgradParams : FpropParams {
   LandingLists lists;
-  int32_t merged = 1;  // groups of the weight that are one of the shape
+  MergedGroups merged;
   int32_t channels_per_offset_group;
   int32_t channels_of_tile, plane_starts;  // starts of a plane's bins; set by the launcher
-  int32_t own_channels;  // of grad, of one of the merged groups; set by the launcher, and of the
-  Divisor own_outputs;   // image
   BlockWalk blocks;
   IrregularTiles* irregular;
 };

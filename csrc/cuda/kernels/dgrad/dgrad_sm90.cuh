@@ -108,8 +108,6 @@ cudaError_t launch_dgrad_tile(DgradParams params, int tile, int multiprocessors,
   const auto height = static_cast<uint32_t>(blocks_of(params.shape.P));
   const auto width = static_cast<uint32_t>(blocks_of(params.shape.Q));
   params.blocks = {height, width, Divisor(height * width), Divisor(2 * width)};
-  params.own_channels = params.shape.channels_per_group() / params.merged;
-  params.own_outputs = Divisor(params.shape.output_channels_per_group() / params.merged);
   if (tile == kIrregularDgrad) {
     params.channels_of_tile = kDgradTiles[0].channels;
     params.split_k = std::min(kMostParts, params.layout.steps);

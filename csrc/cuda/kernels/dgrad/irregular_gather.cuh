@@ -124,16 +124,13 @@ class IrregularGather {
       }
     }
   }
-  // Bins of which pixel (y, x) of the block is a corner.
-  static __device__ __forceinline__ int bin_of(int y, int x, int corner) {
-    return (y + (corner & 2 ? 0 : 1)) * kBlockBins + x + (corner & 1 ? 0 : 1);
-  }
+  // Of pixel (y, x) of the block.
   __device__ __forceinline__ void walk_row(int y, int x, float (&sums)[2][kElements]) const {
     // Records of the four bins, one behind the other.
     uint32_t end[4], from[4], count = 0;
 #pragma unroll
     for (int corner = 0; corner < 4; ++corner) {
-      const int bin = bin_of(y, x, corner);
+      const int bin = bin_with_corner(y, x, corner, kBlockBins);
       from[corner] = plan_->begin[bin] - count;
       end[corner] = count += plan_->end[bin] - plan_->begin[bin];
     }
@@ -212,7 +209,8 @@ class IrregularGather {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int r = i / 4, corner = i % 4;
-        const uint32_t heavy = plan_->heavy[bin_of(lane_ / 16 + 2 * r, lane_ / 4 % 4, corner)];
+        const uint32_t heavy =
+            plan_->heavy[bin_with_corner(lane_ / 16 + 2 * r, lane_ / 4 % 4, corner, kBlockBins)];
         if (heavy == kNotHeavy) continue;
         const auto* row = reinterpret_cast<const float4*>(first + (int64_t{heavy} * 4 + corner) *
                                                                       params_.layout.channels);

@@ -23,8 +23,8 @@ struct FpropOwnSum {
     const Element* const image = static_cast<const Element*>(params.input) +
                                  int64_t{at.n} * shape.H * row_elements +
                                  group * layout.group_channels;
-    int32_t c = params.own_outputs.quotient(k) * params.own_channels;
-    const int32_t end = c + params.own_channels;
+    int32_t c = params.merged.outputs.quotient(k) * params.merged.channels.value;
+    const int32_t end = c + params.merged.channels.value;
     float sum = 0.f;
     while (c < end) {  // channels that share their samples
       const int32_t d = (before + c) / per_offset_group;
@@ -69,9 +69,7 @@ cudaError_t launch_fprop_merged_math(const FpropParams& params, int tile, int me
                                      int multiprocessors, cudaStream_t stream) {
   MergedFpropParams of_merged{};
   static_cast<FpropParams&>(of_merged) = params;
-  of_merged.merged = merged;
-  of_merged.own_channels = params.shape.channels_per_group() / merged;
-  of_merged.own_outputs = Divisor(params.shape.output_channels_per_group() / merged);
+  of_merged.merged = {params.shape, merged};
   return with_tile<90, Math>(tile, [&](auto index) {
     if constexpr (tile_merges(kFpropTiles[index()], Math::kKind)) {
       return launch_gather_gemm<MergedFpropConfig<Math, index()>>(of_merged, multiprocessors,

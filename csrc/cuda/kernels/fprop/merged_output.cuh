@@ -60,7 +60,7 @@ class MergedOutput : public OutputTile<Math> {
   // `row_of`: that of this lane.
   template <class RowOf>
   __device__ __forceinline__ void end(RowOf row_of) const {
-    if (params_.merged == 1 || __all_sync(~0u, again_ == 0)) return;
+    if (params_.merged.count == 1 || __all_sync(~0u, again_ == 0)) return;
     ptx::wait_for_previous_grid();  // each thread reads the weight by itself
     __syncwarp();                   // other lanes have stored what is written over
     const TileRow row = row_of();

@@ -34,6 +34,19 @@ inline Prefetch prefetch_of(const SamplingMap& map, const ConvShape& shape, int3
   return prefetch_of(map.data, shape.N * pixels * channels * size);
 }
 
+// Convolution groups of a weight that run as one: how many, and what each has of channels.
+struct MergedGroups {
+  int32_t count = 1;
+  Divisor channels, outputs;
+
+  MergedGroups() = default;
+  // `shape`: of the run, of which they are one group.
+  MergedGroups(const ConvShape& shape, int32_t count)
+      : count(count),
+        channels(shape.channels_per_group() / count),
+        outputs(shape.output_channels_per_group() / count) {}
+};
+
 // The weight in the order of the steps: [G, steps, parts, tiles of K/G, tile rows, 128 bytes]
 // for 9.0; [G, tiles of K/G, steps, parts, ...] for mma.sync. Two parts for 3xTF32 (leading and
 // trailing), or one, which is split later.
@@ -46,9 +59,9 @@ struct PackWeightParams {
   int32_t tile_channels;
   bool for_mma_sync;       // the order of fprop_sm80, otherwise that of fprop_sm90
   bool beside_conversion;  // the kernel before converts the image, of which this one needs nothing
-  int32_t merged = 1;      // groups of the weight that are one of the shape
-  bool whole;              // 3xTF32: in one part
-  Prefetch prefetch[4];    // in this order, or none
+  MergedGroups merged;
+  bool whole;            // 3xTF32: in one part
+  Prefetch prefetch[4];  // in this order, or none
   bool prefetches() const {
     return (prefetch[0].bytes | prefetch[1].bytes | prefetch[2].bytes | prefetch[3].bytes) != 0;
   }
@@ -95,11 +108,8 @@ struct FpropParams {
   int32_t weight_room;  // tiles; set by the launcher
 };
 
-// The same for merged groups: those of the shape are several, with so many channels each.
 struct MergedFpropParams : FpropParams {
-  int32_t merged;
-  int32_t own_channels;  // of the image
-  Divisor own_outputs;
+  MergedGroups merged;
 };
 
 // NHWC [pixels, C] to [pixels, layout.channels], zeros where the layout pads.

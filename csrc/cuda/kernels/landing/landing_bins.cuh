@@ -32,4 +32,10 @@ __device__ __forceinline__ float corner_weight(const LandingRecord& record, int 
   return sample.weight(corner);
 }
 
+// Among bins in rows of `width`, the one of the samples that have pixel (y, x) as this corner.
+__device__ __forceinline__ int32_t bin_with_corner(int32_t y, int32_t x, int corner,
+                                                   int32_t width) {
+  return (y + 1) * width + x + 1 - Sample<float>::corner_step(corner, width);
+}
+
 }  // namespace dcn

@@ -13,10 +13,8 @@ namespace dcn {
 struct PackWalk : PackWeightParams {
   Divisor units, slices, chunks;  // of a tile's walk: chunks of slices of blocks
   Divisor channel_tiles, kernel_width;
-  uint32_t tiles;        // of dcn_pack_columns_kernel: for each slice and tap
-  Divisor own_outputs;   // of one of the merged groups
-  int32_t own_channels;  // of gemm_k
-  bool pairs;            // two channels of 16 bits are one load
+  uint32_t tiles;  // of dcn_pack_columns_kernel: for each slice and tap
+  bool pairs;      // two channels of 16 bits are one load
 };
 
 // Zeroes the counters: every kernel that packs.

@@ -64,8 +64,8 @@ __global__ void __launch_bounds__(kThreads)
   const int32_t tile_in_group = tile - group * params.channel_tiles.value;
   const int32_t lane = threadIdx.x % 32, row = blockIdx.y * kRows + threadIdx.x / 32;
   const int32_t k = tile_in_group * params.tile_channels + tile_channel(row);
-  const int32_t own = params.own_outputs.quotient(k);  // of the merged groups
-  const int32_t own_k = k - own * params.own_outputs.value;
+  const int32_t own = params.merged.outputs.quotient(k);
+  const int32_t own_k = k - own * params.merged.outputs.value;
   const Element* from[kChannels];
   bool exists[kChannels];
 #pragma unroll
@@ -74,11 +74,11 @@ __global__ void __launch_bounds__(kThreads)
     const int32_t padded = block * layout.block_channels + in_block;
     const int32_t of_all = layout.padded() ? unpadded_channel(layout, padded) : padded;
     // Where k and c are of different groups, it is beyond.
-    const int32_t c = of_all - own * params.own_channels;
+    const int32_t c = of_all - own * params.merged.channels.value;
     exists[e] = k < shape.output_channels_per_group() && in_block < layout.block_channels &&
-                of_all >= 0 && static_cast<uint32_t>(c) < params.own_channels;
+                of_all >= 0 && static_cast<uint32_t>(c) < params.merged.channels.value;
     from[e] = static_cast<const Element*>(params.weight) +
-              (group * params.merged + own) * params.stride_g + own_k * params.stride_k +
+              (group * params.merged.count + own) * params.stride_g + own_k * params.stride_k +
               c * params.stride_c;
   }
 
@@ -148,13 +148,13 @@ bool in_columns(const PackWeightParams& params) {
                           params.shape.output_channels_per_group();
   return !params.for_mma_sync && params.stride_k == 1 && params.tile_channels == kPieceChannels &&
          params.layout.blocks == 1 && !params.layout.padded() && !params.layout.narrow &&
-         params.merged == 1 && strides * bytes % kVectorBytes == 0 &&
+         params.merged.count == 1 && strides * bytes % kVectorBytes == 0 &&
          reinterpret_cast<uintptr_t>(params.weight) % kVectorBytes == 0;
 }
 
 // Whether two channels that follow one another lie side by side, and aligned, for every tap.
 bool in_pairs(const PackWalk& params) {
-  return params.stride_c == 1 && (params.layout.segment | params.own_channels) % 2 == 0 &&
+  return params.stride_c == 1 && (params.layout.segment | params.merged.channels.value) % 2 == 0 &&
          (params.stride_g | params.stride_k | params.stride_r | params.stride_s) % 2 == 0 &&
          reinterpret_cast<uintptr_t>(params.weight) % 4 == 0;
 }
@@ -173,8 +173,6 @@ cudaError_t launch_order(const PackWeightParams& params, cudaStream_t stream) {
   walk.chunks = Divisor(static_cast<uint32_t>(chunks));
   walk.channel_tiles = Divisor(static_cast<uint32_t>(channel_tiles));
   walk.kernel_width = Divisor(params.shape.S);
-  walk.own_outputs = Divisor(params.shape.output_channels_per_group() / params.merged);
-  walk.own_channels = params.shape.channels_per_group() / params.merged;
   walk.pairs = in_pairs(walk);
   if (!kForMmaSync && in_columns(params)) {
     walk.tiles = params.shape.G * channel_tiles * layout.slices * params.shape.taps();

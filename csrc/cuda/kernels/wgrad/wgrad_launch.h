@@ -36,8 +36,6 @@ inline void lay_out_steps(WgradParams& params) {
   }
   params.walk = pixel_walk(shape, kWgradCellHeight);
   params.kernel_width = Divisor(shape.S);
-  params.own_channels = Divisor(shape.channels_per_group() / params.merged);
-  params.own_outputs = shape.output_channels_per_group() / params.merged;
 }
 
 // Calls `launch` with the tile's index as a type, if the tile is compiled for this kind of

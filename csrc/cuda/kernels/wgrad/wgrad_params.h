@@ -16,7 +16,7 @@ struct WgradParams {
   const void* grad;   // [N, P, Q, grad_layout.channels], vectors aligned
   void* grad_weight;  // [K, C/G, R, S], of the image's dtype
   int64_t stride_k, stride_c, stride_r, stride_s;
-  int32_t merged = 1;  // groups of the weight that are one of the shape
+  MergedGroups merged;
 
   int32_t tile;  // of kWgradTiles
   // They share all steps of all tiles: the first early_ctas have early_steps evenly, the others the
@@ -39,8 +39,6 @@ struct WgradParams {
   int64_t all_steps;      // of all tiles
   PixelWalk walk;
   Divisor kernel_width;
-  Divisor own_channels;  // of the image, of one of the merged groups
-  int32_t own_outputs;
 };
 
 // In 32 bits where they are enough: 64 take a hundred instructions.

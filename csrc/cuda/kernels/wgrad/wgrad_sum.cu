@@ -83,13 +83,13 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
     const int32_t padded = block * layout.block_channels + in_block;
     const int32_t channel = layout.padded() ? unpadded_channel(layout, padded) : padded;
     if (channel < 0) return {};
-    const int32_t own = params.own_channels.quotient(channel);  // of the merged groups
-    const int32_t c = channel - own * params.own_channels.value;
+    const int32_t own = params.merged.channels.quotient(channel);
+    const int32_t c = channel - own * params.merged.channels.value;
     const int32_t r = (first_tap + tap) / shape.S, s = first_tap + tap - r * shape.S;
     return {static_cast<Element*>(params.grad_weight) +
                 int64_t{group} * output_channels * params.stride_k + c * params.stride_c +
                 r * params.stride_r + s * params.stride_s,
-            own * params.own_outputs};
+            own * static_cast<int32_t>(params.merged.outputs.value)};
   };
   const int32_t tap = threadIdx.y, c = threadIdx.x % kChannels;
   const bool has_tap = tap < taps;
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kMostSumParts* kPlanTaps * 32, 1)
 
     const auto store = [&](int32_t of_tap, const Place& at, const Weights& weights) {
       const auto own_k = static_cast<uint32_t>(at.k - weights.begin);
-      if (weights.first == nullptr || own_k >= params.own_outputs) return;
+      if (weights.first == nullptr || own_k >= params.merged.outputs.value) return;
       float sum = sums[0][of_tap][at.sum];
 #pragma unroll 1
       for (int part = 1; part < static_cast<int>(blockDim.z); ++part) {
