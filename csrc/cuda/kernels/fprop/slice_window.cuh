@@ -20,14 +20,14 @@ struct WindowPlace {
   uint4 limits;     // y, x, rows and columns of the corners 0 that the window serves
   int32_t columns;  // of the window
   int32_t image;
-  int32_t slice;  // that the window holds: bytes from the group
+  int32_t slice;  // that the window holds
 };
 
 // Around the tile; not all of it, where shared memory has not the room. `own`: the pixel of this
-// thread.
+// thread; `slice`: bytes from the group.
 template <int kWindowPixels>
 __device__ __forceinline__ WindowPlace place_window(const ConvShape& shape, OutputPixel own,
-                                                    SliceWindow& window) {
+                                                    int32_t slice, SliceWindow& window) {
   if (threadIdx.x == 0) window.first = own;
   if (threadIdx.x == blockDim.x - 1) window.last = own;
   __syncthreads();
@@ -38,18 +38,17 @@ __device__ __forceinline__ WindowPlace place_window(const ConvShape& shape, Outp
       min(shape.origin_y(last.p, shape.R - 1) + kWindowMargin + 2 - y, kWindowPixels / 2);
   const int32_t columns =
       min(shape.origin_x(last.q, shape.S - 1) + kWindowMargin + 2 - x, kWindowPixels / rows);
-  return {make_uint4(y, x, rows - 1, columns - 1), columns, first.n, 0};
+  return {make_uint4(y, x, rows - 1, columns - 1), columns, first.n, slice};
 }
 
-// Asks for a slice, where no warp reads another one any more. A warp copies whole rows, four pixels
-// a copy.
+// Asks for the slice, where no warp reads another one any more. A warp copies whole rows, four
+// pixels a copy.
 template <int kElementBytes>
-__device__ __forceinline__ void ask_for_window(const FpropParams& params, WindowPlace& place,
+__device__ __forceinline__ void ask_for_window(const FpropParams& params, const WindowPlace& place,
                                                int32_t group, int32_t slice, int lane,
                                                SliceWindow& window) {
   constexpr int kPixels = 32 / kSliceVectors;
   const ConvShape& shape = params.shape;
-  place.slice = slice;
   const uint4 limits = place.limits;
   const int32_t pixel = lane / kSliceVectors, byte = lane % kSliceVectors * kVectorBytes;
   const int32_t pixel_bytes = params.layout.channels * kElementBytes;

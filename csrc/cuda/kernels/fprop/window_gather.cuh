@@ -46,7 +46,8 @@ class WindowGather {
     slice_ = at.slice * kSliceBytes;
     kernel_row_ = params_.kernel_width.quotient(at.tap);
     kernel_column_ = at.tap - kernel_row_ * shape.S;
-    plan_.window = place_window<kWindowPixels>(shape, row.at, window_);
+    plan_.window = place_window<kWindowPixels>(shape, row.at, slice_, window_);
+    __syncwarp();
     ask_for_window<kElementBytes>(params_, plan_.window, group_, slice_, unkept(lane_), window_);
     exists_ = __any_sync(~0u, row.exists);
     if (exists_) begin_maps(row, at);
@@ -58,6 +59,7 @@ class WindowGather {
   __device__ __forceinline__ void step(uint32_t (&value)[4][4], bool more, Wait wait) {
     if ((kernel_row_ | kernel_column_) == 0 && plan_.window.slice != slice_) {
       __syncthreads();  // no warp reads the slice before
+      plan_.window.slice = slice_;
       ask_for_window<kElementBytes>(params_, plan_.window, group_, slice_, unkept(lane_), window_);
       wait_for_window();
     }
