@@ -44,16 +44,24 @@ constexpr int64_t dgrad_shared_bytes(const FpropTile& tile, FusedMath math) {
   return kTileAlignment + tile.stages * weight_tile_bytes(tile, math) + kBarrierBytes +
          tile.channels * 4 + tile.pixels / kWarpPixels * block_plan_bytes(math);
 }
-// Its CTAs exchange sums beside their plans. Where the fragments leave room, two of them share a
-// multiprocessor.
+// Its CTAs are given sums where their plans were, behind which outputs are ordered. Where the
+// fragments leave room, two of them share a multiprocessor.
 constexpr int kIrregularStages = 3;
 constexpr int64_t irregular_shared_bytes(FusedMath math) {
-  const int64_t idle =
-      (kDgradTiles[0].stages - kIrregularStages) * int64_t{weight_tile_bytes(kDgradTiles[0], math)};
-  return dgrad_shared_bytes(kDgradTiles[0], math) - idle +
-         exchange_bytes(kDgradTiles[0], kMostParts);
+  constexpr FpropTile kTile = kDgradTiles[0];
+  constexpr int kWarps = kTile.pixels / kWarpPixels;
+  const int64_t plans = int64_t{kWarps} * block_plan_bytes(math);
+  const int64_t sums = exchange_bytes(kTile, kMostParts) + kWarps * kExchangeBytes;
+  const int64_t idle = (kTile.stages - kIrregularStages) * int64_t{weight_tile_bytes(kTile, math)};
+  return dgrad_shared_bytes(kTile, math) - idle + (sums > plans ? sums - plans : 0);
 }
 constexpr int irregular_resident(FusedMath math) { return weight_parts(math) == 1 ? 2 : 1; }
+constexpr bool irregular_fits(FusedMath math) {
+  constexpr int64_t kBesideL1 = 164 * 1024, kOfCuda = 1024;  // kernel_setup.h; of each CTA
+  return irregular_resident(math) * (irregular_shared_bytes(math) + kOfCuda) <= kBesideL1;
+}
+static_assert(irregular_fits(FusedMath::kF16) && irregular_fits(FusedMath::kBF16) &&
+              irregular_fits(FusedMath::kTf32) && irregular_fits(FusedMath::k3xTf32));
 constexpr bool dgrad_tile_exists(const FpropTile& tile, FusedMath math) {
   return step_ns(tile, math) > 0 && dgrad_shared_bytes(tile, math) <= kFusedSharedBytes;
 }

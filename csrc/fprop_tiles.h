@@ -79,7 +79,7 @@ constexpr int64_t exchange_bytes(const FpropTile& tile, int parts) {
 }
 // What warps that take turns need to add their sums up.
 constexpr int64_t kTurnsNs = 700;
-// What a split costs, in nanoseconds on an H200: waiting for one another, and the reading of the
+// What a split costs, in nanoseconds on an H200, estimated: waiting for one another, and the
 // others' sums at 25 bytes a nanosecond.
 constexpr int64_t exchange_ns(const FpropTile& tile, int parts) {
   const int64_t of_turns = tile.turns > 1 ? kTurnsNs : 0;

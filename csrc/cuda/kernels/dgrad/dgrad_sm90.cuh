@@ -91,7 +91,7 @@ struct IrregularDgradConfig : DgradConfig<Math, 0> {
   template <class Sums>
   static __device__ __forceinline__ void ended(const DgradParams&, Gather&, int32_t, const Sums&) {}
 
-  static constexpr bool kExchangesApart = true;
+  static constexpr bool kSumsOverPlans = true;  // weights of the next tile are on their way
   static int64_t most_columns(const DgradParams& params, int64_t rows, int multiprocessors) {
     constexpr int kResident = irregular_resident(Math::kKind);
     return std::max<int64_t>(kResident * clusters_at_once(multiprocessors, params.split_k) / rows,

@@ -80,7 +80,7 @@ struct AllTiles {
     return tile_row(params, first, row);
   }
   // The CTAs of a split walk no second tile: they are given sums where their weights were.
-  static constexpr bool kExchangesApart = false;
+  static constexpr bool kSumsOverPlans = false;
   static int64_t most_columns(const FpropParams& params, int64_t, int) {
     return params.pixel_tiles;
   }
@@ -237,15 +237,19 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       for (int i = 0; i < Config::kTileChannels / 2; ++i) sums[i] = totals[i];
     }
 
-    // Sums go where weights were, when nobody reads them any more.
-    if (kTurns > 1 || (params.split_k > 1 && !Config::kExchangesApart)) __syncthreads();
+    // Sums go where weights or plans were, when nobody reads them any more.
+    if (kTurns > 1 || params.split_k > 1) __syncthreads();
     if (params.split_k > 1) ptx::cluster_arrive_relaxed();
     // Found again rather than kept: the loop above has no register to spare.
     asm volatile("" : "+r"(tile));
     Config::ended(params, gather, tile, sums);
     static_assert(kTurns == 1 || kTurns * kExchangeBytes <= Config::kPlanBytes);
     const int own_set = kTurns == 1 ? 0 : unkept(threadIdx.x) / kSetThreads;
-    uint8_t* const plan = plans + thread / 32 * Config::kPlanBytes + own_set * kExchangeBytes;
+    // Where the warp's plan was, or behind the sums.
+    constexpr int kOutputAt =
+        Config::kSumsOverPlans ? static_cast<int>(exchange_bytes(Config::tile, kMostParts)) : 0;
+    constexpr int kOutputBytes = Config::kSumsOverPlans ? kExchangeBytes : Config::kPlanBytes;
+    uint8_t* const plan = plans + kOutputAt + thread / 32 * kOutputBytes + own_set * kExchangeBytes;
     typename Config::Output out(params, bias, plan, group, channel_tile * Config::kTileChannels,
                                 row_of(tile), Config::kRunRows);
     // Found from what is kept anyway: where the weights of the last set of warps end.
@@ -253,9 +257,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     const auto store = [&](const auto& all, int first_store) {
       if (params.split_k == 1) return store_tile(out, all, first_store);
       SumExchange exchange{0, sums_arrived(), 0};
-      if constexpr (Config::kExchangesApart) {
-        exchange.sums =
-            ptx::shared_address(plans) + Config::kTilePixels / kWarpPixels * Config::kPlanBytes;
+      if constexpr (Config::kSumsOverPlans) {
+        exchange.sums = ptx::shared_address(plans);
         exchange.phase = (turn - blockIdx.x) / gridDim.x % 2;
       } else {
         exchange.sums = weights_were - params.weight_room * Config::kTileBytes;
@@ -273,6 +276,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       break;  // there is a CTA for each tile
     }
     out.end([&] { return row_of(tile); });
+    if constexpr (Config::kSumsOverPlans) __syncthreads();  // the next tile's plans go there
   }
 }
 

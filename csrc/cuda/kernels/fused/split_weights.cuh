@@ -69,8 +69,8 @@ class SplitWeightRing : public WeightRing<kTileBytes, 1, kStages, kWarps> {
   using Base = WeightRing<kTileBytes, 1, kStages, kWarps>;
 
  public:
-  __device__ __forceinline__ SplitWeightRing(uint32_t shared, int32_t steps, int thread)
-      : Base(shared, steps, thread) {
+  __device__ __forceinline__ SplitWeightRing(uint32_t shared, int32_t room, int thread)
+      : Base(shared, room, thread) {
     if (thread != 0) return;
     for (int i = 0; i < kStages; ++i) ptx::barrier_init(is_split(i), kWarps);
   }

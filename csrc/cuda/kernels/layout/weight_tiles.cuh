@@ -6,8 +6,7 @@
 // between start() and the first wait().
 // A step calls release_previous() once its warpgroup's multiplications of the step before have
 // ended, wait() for its tile and advance() last; there() says beforehand whether wait() need wait:
-// the answer takes a while. Tiles are walked `passes` times, once for each tile
-// of pixels.
+// the answer takes a while. Tiles are walked `passes` times, once for each tile of pixels.
 #pragma once
 
 #include "../../../fprop_tiles.h"
@@ -36,8 +35,9 @@ __device__ __forceinline__ void copy_tile(const WeightSource& source, uint32_t t
 template <int kTileBytes, int kParts>
 class ResidentWeights {
  public:
-  __device__ __forceinline__ ResidentWeights(uint32_t shared, int32_t steps, int thread)
-      : tiles_(shared), arrived_(shared + steps * kTileBytes), tile_(shared), thread_(thread) {}
+  // `room`: tiles, as many as there are steps where several passes are made.
+  __device__ __forceinline__ ResidentWeights(uint32_t shared, int32_t room, int thread)
+      : tiles_(shared), arrived_(shared + room * kTileBytes), tile_(shared), thread_(thread) {}
 
   __device__ __forceinline__ void set_up() {
     if (thread_ != 0) return;
@@ -139,7 +139,7 @@ class WeightRing {
 
  protected:
   static constexpr bool kAsksAtOnce = kStages == 2;
-  static_assert(kStages > 2 || (kAsksAtOnce && kWarps == 4));
+  static_assert(kStages <= 8 && (kStages > 2 || (kAsksAtOnce && kWarps == 4)));
 
   __device__ __forceinline__ uint32_t phase() const { return round_ & 1u; }
   __device__ __forceinline__ uint32_t full(uint32_t i) const {
