@@ -57,8 +57,9 @@ constexpr int64_t irregular_shared_bytes(FusedMath math) {
 }
 constexpr int irregular_resident(FusedMath math) { return weight_parts(math) == 1 ? 2 : 1; }
 constexpr bool irregular_fits(FusedMath math) {
-  constexpr int64_t kBesideL1 = 164 * 1024, kOfCuda = 1024;  // kernel_setup.h; of each CTA
-  return irregular_resident(math) * (irregular_shared_bytes(math) + kOfCuda) <= kBesideL1;
+  constexpr int64_t kOfCuda = 1024;  // of each CTA
+  return irregular_resident(math) * (irregular_shared_bytes(math) + kOfCuda) <=
+         kSharedBytesBesideL1;
 }
 static_assert(irregular_fits(FusedMath::kF16) && irregular_fits(FusedMath::kBF16) &&
               irregular_fits(FusedMath::kTf32) && irregular_fits(FusedMath::k3xTf32));

@@ -17,6 +17,8 @@ constexpr int weight_parts(FusedMath math) { return math == FusedMath::k3xTf32 ?
 // What a CTA of compute capability 9.0 can have of shared memory, and one of any other from 8.0 on.
 constexpr int kFusedSharedBytes = 227 * 1024;
 constexpr int kFusedSharedBytesSm80 = 99 * 1024;
+// What a multiprocessor has where shared memory leaves the L1 its part (kernel_setup.h).
+constexpr int64_t kSharedBytesBesideL1 = 164 * 1024;
 
 // A compiled tile: pixels x output channels. fprop_sm90 has a warp for 16 pixels, and runs on
 // compute capability 9.x alone; fprop_sm80 has a warp for 16 or 32, and runs on 8.0 and newer.

@@ -75,7 +75,6 @@ FusedPlan candidate(const ConvShape& shape, const FusedLayout& layout, FusedMath
 // CTAs without a split walk tiles; those of a cluster make room for the next one. Two of them share
 // a multiprocessor if they are small, and shared memory leaves the L1 its part (kernel_setup.h).
 constexpr int kSmallTile = 64;
-constexpr int64_t kSharedBytesBesideL1 = 164 * 1024;
 int64_t tiles_at_once(const FpropTile& tile, FusedMath math, int parts, int64_t steps,
                       int multiprocessors) {
   if (parts == 1) return multiprocessors * ctas_of(tile, math);
